@@ -1,0 +1,432 @@
+"""The one description of a run: validated when it is made, frozen afterwards, saved with everything it produces.
+
+A field is set in Python, by a YAML file laid over it, or as ``section.field=value``; an unknown key is an error that
+names the nearest known one. ``None`` in a field means "derived from what is known elsewhere", as its sentence says.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from deepcoro.config_seed import from_seed_keys
+from deepcoro.errors import ConfigError
+
+PUBMEDBERT = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract-fulltext"
+BERT = "google-bert/bert-base-uncased"
+
+ENCODER_SIZES: dict[str, dict[str, int]] = {
+    "tiny": {"width": 192, "depth": 6, "num_heads": 3},
+    "small": {"width": 384, "depth": 12, "num_heads": 6},
+    "base": {"width": 768, "depth": 12, "num_heads": 12},
+}
+
+Positive = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """A frozen group of fields that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """What a clip is, and where it comes from."""
+
+    path: str = "data/prepared"  # a prepared dataset: folder or URI
+    unit: Literal["video", "study"] = "video"  # what the order permutes
+    num_videos: Positive = 1  # views drawn from a study; 1 where the unit is a video
+    filter: str | None = None  # expression over the columns of both tables, such as "acquisition == 'diagnostic'"
+    num_frames: Positive = 16
+    frame_size: Positive = 224  # pixels, height and width
+    sample_fps: Annotated[float, Field(gt=0)] = 7.5  # frames a second inside a clip, whatever the cine runs at
+    max_text_length: Positive = 512  # tokens; a batch is padded to its own longest text
+    crop_scale: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (
+        0.8,
+        1.0,
+    )  # side kept
+    intensity_jitter: Share = 0.2  # brightness, contrast and gamma vary by up to this share
+    time_jitter: Share = 0.1  # sample_fps varies by up to this share
+    pixel_mean: float | None = None  # 0-255; None: what dataset.json says of the training split
+    pixel_std: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> DataConfig:
+        if self.unit == "video" and self.num_videos != 1:
+            raise ValueError(f"data.num_videos is {self.num_videos}, and a video has one view; set data.unit=study")
+        if self.crop_scale[0] > self.crop_scale[1]:
+            raise ValueError(f"data.crop_scale must be (smallest, largest), got {self.crop_scale}")
+        return self
+
+
+class VideoEncoderConfig(Section):
+    """The shared encoder. ``width``, ``depth`` and ``num_heads`` follow ``size`` unless they are given."""
+
+    name: str = "tubelet"  # a key of models.video_encoder.ENCODERS, or module:Name
+    size: Literal["tiny", "small", "base"] = "base"
+    width: Positive | None = None
+    depth: Positive | None = None
+    num_heads: Positive | None = None
+    tubelet: tuple[Positive, Positive, Positive] = (2, 16, 16)  # frames, pixels, pixels
+    drop_path: Share = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_size(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        given = {key: value for key, value in values.items() if value is not None}
+        return ENCODER_SIZES.get(values.get("size", "base"), {}) | given
+
+    @model_validator(mode="after")
+    def _check(self) -> VideoEncoderConfig:
+        if self.width is not None and self.num_heads is not None and self.width % self.num_heads:
+            raise ValueError(f"video_encoder.width {self.width} is not divisible by num_heads {self.num_heads}")
+        return self
+
+
+class TextEncoderConfig(Section):
+    """Any Hugging Face text encoder, by hub name or by folder."""
+
+    name: str | None = None  # None: as use_biomed_tokenizer says
+    use_biomed_tokenizer: bool = True  # PubMedBERT and its tokenizer; else BERT and its own
+
+    @property
+    def source(self) -> str:
+        """What ``from_pretrained`` is called with."""
+        return self.name or (PUBMEDBERT if self.use_biomed_tokenizer else BERT)
+
+
+class ContrastiveConfig(Section):
+    """Video <-> report alignment."""
+
+    loss_type: Literal["sigmoid", "softmax"] = "sigmoid"
+    embedding_dim: Positive = 512
+    logit_scale: Annotated[float, Field(gt=0)] = 10.0  # its start value
+    logit_bias: float = -10.0  # its start value; a batch of B wants about -log(B - 1)
+
+
+class CaptioningConfig(Section):
+    """The report decoder, and how it writes."""
+
+    vocab_size: Positive | None = None  # None: the tokenizer's; any other value is an error
+    hidden_size: Positive = 512
+    num_layers: Positive = 6
+    num_heads: Positive = 8
+    intermediate_size: Positive = 2048
+    max_position_embeddings: Positive = 512
+    dropout: Share = 0.1
+    loss_type: Literal["cross_entropy"] = "cross_entropy"
+    label_smoothing: Share = 0.1
+    ignore_index: int = -100
+    max_generation_length: Positive = 128
+    do_sample: bool = False
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+
+    @model_validator(mode="after")
+    def _check(self) -> CaptioningConfig:
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"captioning.hidden_size {self.hidden_size} is not divisible by num_heads {self.num_heads}"
+            )
+        if self.max_generation_length > self.max_position_embeddings:
+            raise ValueError(
+                f"captioning.max_generation_length {self.max_generation_length} is more than "
+                f"max_position_embeddings {self.max_position_embeddings}"
+            )
+        return self
+
+
+class MaskedModelingConfig(Section):
+    """Reconstruction of what the encoder was not shown."""
+
+    mask_ratio: Rate = 0.75
+    strategy: Literal["random", "tube"] = "random"
+    decoder_hidden_size: Positive = 256
+    decoder_layers: Positive = 2
+    decoder_heads: Positive = 8
+    mask_token_learnable: bool = True
+    norm_predict_loss: bool = True  # targets normalised within each tubelet
+    loss_type: Literal["mse"] = "mse"
+
+    @model_validator(mode="after")
+    def _check(self) -> MaskedModelingConfig:
+        if self.decoder_hidden_size % self.decoder_heads:
+            raise ValueError(
+                f"masked_modeling.decoder_hidden_size {self.decoder_hidden_size} is not divisible by "
+                f"decoder_heads {self.decoder_heads}"
+            )
+        return self
+
+
+class LossWeights(Section):
+    """Multipliers of the losses; a loss whose weight is 0 throughout is not built at all."""
+
+    contrastive: NonNegative = 1.0
+    captioning: NonNegative = 1.0
+    masked_modeling: NonNegative = 0.1
+    distillation: Annotated[float, Field(ge=0, le=0)] = 0.0  # reserved: no distillation is built yet
+
+
+class LossConfig(Section):
+    """Loss weights, fixed or moving from ``initial`` to ``final``."""
+
+    weights: LossWeights = LossWeights()
+    use_scheduler: bool = False
+    initial: LossWeights = LossWeights(captioning=0.5)
+    final: LossWeights = LossWeights()
+    warmup_steps: Annotated[int, Field(ge=0)] = 1000
+    total_steps: Positive = 10000
+    schedule_type: Literal["linear", "cosine", "step"] = "linear"
+
+    @model_validator(mode="after")
+    def _check(self) -> LossConfig:
+        if self.use_scheduler and self.warmup_steps >= self.total_steps:
+            raise ValueError(f"loss.warmup_steps {self.warmup_steps} must be below loss.total_steps {self.total_steps}")
+        if not any(self.is_used(name) for name in LossWeights.model_fields):
+            raise ValueError("every loss weight is 0: there is nothing to train")
+        return self
+
+    def is_used(self, name: str) -> bool:
+        """Whether loss ``name`` has a weight above 0 at any step."""
+        schedule = (self.initial, self.final) if self.use_scheduler else (self.weights,)
+        return any(getattr(weights, name) > 0 for weights in schedule)
+
+
+class OptimConfig(Section):
+    """AdamW, one learning rate a component, linear warm-up and cosine decay counted in steps."""
+
+    lr: Annotated[float, Field(gt=0)] = 6.171328778901703e-05  # video encoder, pooling and projections
+    weight_decay: NonNegative = 0.01
+    text_lr: Annotated[float, Field(gt=0)] = 2e-5
+    captioning_lr: Annotated[float, Field(gt=0)] = 6.171328778901703e-05
+    captioning_weight_decay: NonNegative = 0.01
+    mvm_lr: Annotated[float, Field(gt=0)] = 6.171328778901703e-06
+    mvm_weight_decay: NonNegative = 0.01
+    logit_lr: Annotated[float, Field(gt=0)] | None = None  # logit_scale and logit_bias; None: lr
+    betas: tuple[Share, Share] = (0.9, 0.98)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    warmup_steps: Annotated[int, Field(ge=0)] = 1000
+    min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0  # the cosine ends at this share of the peak
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+
+
+class TrainingConfig(Section):
+    """How long, in what pieces and how exactly."""
+
+    num_steps: Positive = 10000
+    batch_size: Positive = 32  # of all workers and all accumulated micro-batches together
+    accumulation_steps: Positive = 1
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    log_every: Positive = 10
+    checkpoint_every: Positive = 500
+    keep_checkpoints: Positive = 3
+    evaluate_every: Positive | None = 1000  # None: only at the end
+    max_failures: Annotated[int, Field(ge=-1)] = 0  # restarts by Ray Train after a worker was lost; -1: without end
+
+
+class ResourcesConfig(Section):
+    """What a run takes of the machine or the cluster. Shares of a CPU are allowed."""
+
+    num_workers: Positive = 1
+    use_gpu: bool = False
+    cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
+    threads_per_worker: Positive | None = None  # torch threads; None: cores of the machine over its workers
+    cpus_per_data_task: Annotated[float, Field(gt=0)] = (
+        0.34  # below 1, so that a task waits while its neighbour decodes
+    )
+    batches_per_block: Positive = 4  # micro-batches of one worker that are decoded as one task
+
+
+class EvaluationConfig(Section):
+    """How a trained model is measured."""
+
+    batch_size: Positive = 32
+    num_resamples: Positive = 1000  # of the bootstrap over patients
+    max_units: Positive | None = None  # evaluate at most this many during training; None: all
+
+
+class Config(Section):
+    """A whole run. ``Config()`` is the real experiment with the seed's defaults."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "multitask"
+    root: str = "runs"  # folder or URI under which the run's folder lies
+    seed: Annotated[int, Field(ge=0)] = 0
+    data: DataConfig = DataConfig()
+    video_encoder: VideoEncoderConfig = VideoEncoderConfig()
+    text_encoder: TextEncoderConfig = TextEncoderConfig()
+    contrastive: ContrastiveConfig = ContrastiveConfig()
+    captioning: CaptioningConfig = CaptioningConfig()
+    masked_modeling: MaskedModelingConfig = MaskedModelingConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    training: TrainingConfig = TrainingConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError(_explain(error)) from None
+
+    @model_validator(mode="after")
+    def _check(self) -> Config:
+        t, h, w = self.video_encoder.tubelet
+        frames, size = self.data.num_frames, self.data.frame_size
+        if frames % t or size % h or size % w:
+            raise ValueError(
+                f"a clip of {frames} frames of {size}x{size} does not divide into tubelets of {t}x{h}x{w}; "
+                "change data.num_frames, data.frame_size or video_encoder.tubelet"
+            )
+        parts = self.resources.num_workers * self.training.accumulation_steps
+        if self.training.batch_size % parts:
+            raise ValueError(
+                f"training.batch_size {self.training.batch_size} does not divide among {self.resources.num_workers} "
+                f"workers x {self.training.accumulation_steps} accumulation steps"
+            )
+        if self.optim.warmup_steps >= self.training.num_steps:
+            raise ValueError(
+                f"optim.warmup_steps {self.optim.warmup_steps} must be below training.num_steps "
+                f"{self.training.num_steps}"
+            )
+        if self.needs_text and self.data.max_text_length > self.captioning.max_position_embeddings:
+            raise ValueError(
+                f"data.max_text_length {self.data.max_text_length} is more than captioning.max_position_embeddings "
+                f"{self.captioning.max_position_embeddings}"
+            )
+        visible = self.num_visible
+        if self.loss.is_used("masked_modeling") and not 0 < visible < self.num_tokens:
+            raise ValueError(
+                f"masked_modeling.mask_ratio {self.masked_modeling.mask_ratio} of {self.num_tokens} tokens "
+                f"({self.masked_modeling.strategy}) leaves {visible} to see; it must hide some and show some"
+            )
+        return self
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Tokens of a clip along time, height and width."""
+        t, h, w = self.video_encoder.tubelet
+        return self.data.num_frames // t, self.data.frame_size // h, self.data.frame_size // w
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of a clip."""
+        t, h, w = self.grid
+        return t * h * w
+
+    @property
+    def num_visible(self) -> int:
+        """Tokens the masked pass shows; a tube mask shows whole columns through time."""
+        group = self.grid[0] if self.masked_modeling.strategy == "tube" else 1
+        groups = self.num_tokens // group
+        return (groups - round(groups * self.masked_modeling.mask_ratio)) * group
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether any loss in use reads reports."""
+        return self.loss.is_used("contrastive") or self.loss.is_used("captioning")
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Rows one worker takes in one forward pass."""
+        return self.training.batch_size // (self.resources.num_workers * self.training.accumulation_steps)
+
+    def override(self, assignments: Iterable[str]) -> Config:
+        """Return a config with ``section.field=value`` applied; values are read as YAML.
+
+        Raises:
+            ConfigError: not of that form, an unknown key, or a value out of range.
+        """
+        changes: dict[str, Any] = {}
+        for assignment in assignments:
+            path, equals, text = assignment.partition("=")
+            if not equals or not path:
+                raise ConfigError(f"{assignment!r} is not of the form section.field=value")
+            _set(changes, path.split("."), yaml.safe_load(text))
+        return self.merge(changes)
+
+    def merge(self, changes: Mapping[str, Any]) -> Config:
+        """Return a config with a nested mapping laid over this one."""
+        base = self.model_dump()
+        if "size" in (changes.get("video_encoder") or {}):  # another size brings its own width, depth and heads
+            for key in ENCODER_SIZES["base"]:
+                base["video_encoder"].pop(key)
+        return Config(**_overlay(base, changes))
+
+    def save(self, path: str | Path) -> None:
+        """Write every field, defaults included, as YAML."""
+        Path(path).write_text(self.to_yaml())
+
+    def to_yaml(self) -> str:
+        """Every field, defaults included."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Config:
+        """Read what ``save`` wrote.
+
+        Raises:
+            ConfigError: no such file, no YAML mapping, an unknown key, a value out of range.
+        """
+        return cls(**read_yaml(path))
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping; the seed's flat keys are translated to sections."""
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read the config {path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold a mapping of sections, got {type(values).__name__}")
+    return from_seed_keys(values)
+
+
+def _set(target: dict[str, Any], path: list[str], value: Any) -> None:
+    for key in path[:-1]:
+        target = target.setdefault(key, {})
+    target[path[-1]] = value
+
+
+def _overlay(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), dict)
+        merged[key] = _overlay(merged[key], value) if both else value
+    return merged
+
+
+def _explain(error: ValidationError) -> str:
+    """One line a mistake: where it is, what is wrong, and the nearest known key."""
+    lines = []
+    for item in error.errors(include_url=False):
+        where = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            known = _field_paths(Config)
+            near = difflib.get_close_matches(where, known, n=1, cutoff=0.0)
+            lines.append(f"unknown key {where!r}; the nearest known is {near[0]!r}")
+        elif where:
+            lines.append(f"{where}: {item['msg']}, got {item['input']!r}")
+        else:
+            lines.append(item["msg"].removeprefix("Value error, "))
+    return "\n".join(lines)
+
+
+def _field_paths(section: type[BaseModel], prefix: str = "") -> list[str]:
+    paths = []
+    for name, info in section.model_fields.items():
+        paths.append(prefix + name)
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            paths += _field_paths(info.annotation, f"{prefix}{name}.")
+    return paths

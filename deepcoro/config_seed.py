@@ -1,0 +1,83 @@
+"""The flat YAML of the original training setup: its keys, and where they stand in the config's sections.
+
+A file of that form is one whose keys are these; a sectioned file passes through untouched.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deepcoro.errors import ConfigError
+
+SEED_KEYS: dict[str, str] = {
+    "vocab_size": "captioning.vocab_size",
+    "decoder_layers": "captioning.num_layers",
+    "decoder_heads": "captioning.num_heads",
+    "decoder_intermediate_size": "captioning.intermediate_size",
+    "max_position_embeddings": "captioning.max_position_embeddings",
+    "use_biomed_tokenizer": "text_encoder.use_biomed_tokenizer",
+    "max_text_length": "data.max_text_length",
+    "max_generation_length": "captioning.max_generation_length",
+    "captioning_do_sample": "captioning.do_sample",
+    "captioning_temperature": "captioning.temperature",
+    "mvm_decoder_hidden_size": "masked_modeling.decoder_hidden_size",
+    "mvm_decoder_layers": "masked_modeling.decoder_layers",
+    "mvm_decoder_heads": "masked_modeling.decoder_heads",
+    "mask_ratio": "masked_modeling.mask_ratio",
+    "mask_token_learnable": "masked_modeling.mask_token_learnable",
+    "norm_predict_loss": "masked_modeling.norm_predict_loss",
+    "text_lr": "optim.text_lr",
+    "captioning_lr": "optim.captioning_lr",
+    "captioning_weight_decay": "optim.captioning_weight_decay",
+    "mvm_lr": "optim.mvm_lr",
+    "mvm_weight_decay": "optim.mvm_weight_decay",
+    "contrastive_loss_type": "contrastive.loss_type",
+    "captioning_loss_type": "captioning.loss_type",
+    "masked_modeling_loss_type": "masked_modeling.loss_type",
+    "label_smoothing": "captioning.label_smoothing",
+    "ignore_index": "captioning.ignore_index",
+    "loss_weights": "loss.weights",
+    "use_loss_weight_scheduler": "loss.use_scheduler",
+    "initial_loss_weights": "loss.initial",
+    "final_loss_weights": "loss.final",
+    "loss_warmup_steps": "loss.warmup_steps",
+    "loss_total_steps": "loss.total_steps",
+    "loss_schedule_type": "loss.schedule_type",
+}
+
+# Keys that chose among alternatives there are none of here: only the value that names what this platform does is
+# accepted.
+FIXED: dict[str, Any] = {"pipeline_project": "DeepCORO_multitask", "loss_name": "multitask"}
+
+
+def from_seed_keys(values: dict[str, Any]) -> dict[str, Any]:
+    """Translate flat keys to sections; keys that are not the seed's stay as they are.
+
+    Raises:
+        ConfigError: the file asks for a project, loss or backbone that does not exist here.
+    """
+    sections: dict[str, Any] = {}
+    for key, value in values.items():
+        if key in FIXED:
+            if value != FIXED[key]:
+                raise ConfigError(f"{key}: only {FIXED[key]!r} exists here, got {value!r}")
+        elif key == "model_name" and value == "mvit":
+            raise ConfigError(
+                "model_name 'mvit' is not built yet: delete model_name and pretrained to use the tubelet transformer, "
+                "or give video_encoder.name as module:Name"
+            )
+        elif key == "model_name":
+            sections.setdefault("video_encoder", {})["name"] = value
+        elif key == "pretrained":
+            if value:
+                raise ConfigError(
+                    "pretrained weights for the video encoder cannot be loaded yet: set pretrained: false"
+                )
+        elif key in SEED_KEYS:
+            section, field = SEED_KEYS[key].split(".")
+            sections.setdefault(section, {})[field] = value
+        elif isinstance(value, dict):
+            sections.setdefault(key, {}).update(value)
+        else:
+            sections[key] = value
+    return sections

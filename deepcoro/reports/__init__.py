@@ -1,0 +1,1 @@
+"""The language of angiographic reports: segments, grades, and findings <-> text."""
