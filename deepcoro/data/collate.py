@@ -1,0 +1,35 @@
+"""Rows as they come out of the data path -> the Batch a step computes with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def trim_text(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Cut padding that none of these rows needs: a block is padded to its longest text, a batch to its own."""
+    if "input_ids" not in rows:
+        return rows
+    return {**rows, "input_ids": rows["input_ids"][:, : int(rows["text_length"].max())]}
+
+
+def to_torch(rows: dict[str, np.ndarray], device: torch.device) -> dict[str, Any]:
+    """Arrays become tensors on ``device``; text columns stay as they are."""
+    batch: dict[str, Any] = {}
+    for key, values in rows.items():
+        if values.dtype.kind in "OUS":
+            batch[key] = values
+            continue
+        if key == "mask_order":
+            values = values.astype(np.int64)  # torch cannot index with 16 bits
+        # Arrow hands out read-only memory, which torch would warn about; a batch is small beside its decoding.
+        tensor = torch.from_numpy(values if values.flags.writeable else values.copy())
+        if device.type == "cuda":
+            tensor = tensor.pin_memory()
+        batch[key] = tensor.to(device, non_blocking=True)
+    for key in ("input_ids", "text_length", "prefix_length"):
+        if key in batch:
+            batch[key] = batch[key].long()
+    return batch

@@ -1,0 +1,88 @@
+"""A prepared video file -> the frames asked for, uint8 [T, H, W].
+
+decord decodes just those frames; PyAV stands in where decord has no wheel, and the two agree to the last grey level.
+Files are always opened by path: decord kills the process on damaged data given as bytes.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from pyarrow import fs
+
+from deepcoro.errors import DataError
+
+try:
+    import decord
+except ImportError:  # no wheel for this platform
+    decord = None
+
+
+def decode_frames(path: str, indices: np.ndarray, num_frames: int) -> np.ndarray:
+    """Frames ``indices`` [T] of a grey video, uint8 [T, H, W].
+
+    Args:
+        num_frames: what the table says the file holds. Damage is often silent, so any other number is an error.
+
+    Raises:
+        DataError: the file is missing, empty, damaged, or not of that length.
+    """
+    if not Path(path).is_file() or Path(path).stat().st_size == 0:
+        raise DataError(f"{path}: the video is missing or empty")
+    read = _read_decord if decord is not None else _read_av
+    try:
+        found, frames = read(path, np.asarray(indices), num_frames)
+    except DataError:
+        raise
+    except Exception as error:  # both decoders raise types of their own for damaged files; all mean the same here
+        raise DataError(f"{path}: cannot be decoded: {error}") from error
+    if found != num_frames:
+        raise DataError(f"{path}: holds {found} frames, the table says {num_frames}")
+    return frames
+
+
+def _read_decord(path: str, indices: np.ndarray, num_frames: int) -> tuple[int, np.ndarray]:
+    reader = decord.VideoReader(path, num_threads=1)
+    if len(reader) != num_frames:
+        return len(reader), np.empty((0, 0, 0), np.uint8)
+    wanted, back = np.unique(indices, return_inverse=True)
+    frames = reader.get_batch(wanted).asnumpy()[..., 0]  # grey: the three channels are one
+    return len(reader), np.ascontiguousarray(frames)[back]
+
+
+def _read_av(path: str, indices: np.ndarray, num_frames: int) -> tuple[int, np.ndarray]:
+    import av
+
+    wanted = set(indices.tolist())
+    kept: dict[int, np.ndarray] = {}
+    found = 0
+    with av.open(path) as container:
+        container.streams.video[0].thread_type = "NONE"
+        for frame in container.decode(video=0):
+            if found in wanted:
+                kept[found] = frame.to_ndarray(format="rgb24")[..., 0]
+            found += 1
+    if found != num_frames:
+        return found, np.empty((0, 0, 0), np.uint8)
+    return found, np.stack([kept[index] for index in indices.tolist()])
+
+
+@contextmanager
+def local_copy(uri: str) -> Iterator[str]:
+    """A local path for ``uri``: itself if it is one, else a temporary copy that is gone afterwards."""
+    if "://" not in uri:
+        yield uri
+        return
+    filesystem, path = fs.FileSystem.from_uri(uri)
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / Path(path).name
+        try:
+            with filesystem.open_input_stream(path) as source:
+                target.write_bytes(source.read())
+        except OSError as error:
+            raise DataError(f"{uri}: cannot be fetched: {error}") from error
+        yield str(target)

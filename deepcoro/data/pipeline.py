@@ -1,0 +1,132 @@
+"""The Ray Data graph: positions of the stream -> decoded, masked, tokenised rows, in parallel CPU workers.
+
+One block is some consecutive micro-batches of one training worker; blocks are made in order and dealt out in turn, so
+the joint batch of step s is positions [s*B, (s+1)*B) on any number of workers (``order.StreamLayout``).
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data import Datasource, ReadTask
+from ray.data.block import BlockMetadata
+
+from deepcoro.config import Config
+from deepcoro.data.collate import trim_text
+from deepcoro.data.order import Order, StreamLayout
+from deepcoro.data.reader import UnitReader
+from deepcoro.data.schema import Batch
+from deepcoro.data.tables import Units
+from deepcoro.data.text import ReportTokenizer
+
+
+def stream_layout(config: Config, start: int) -> StreamLayout:
+    """How the rest of a run's stream, from position ``start``, is cut into blocks."""
+    training = config.training
+    num_steps = training.num_steps - start // training.batch_size
+    return StreamLayout(
+        start,
+        num_steps,
+        training.batch_size,
+        config.resources.num_workers,
+        training.accumulation_steps,
+        config.resources.batches_per_block,
+    )
+
+
+def training_dataset(
+    config: Config, units: ray.ObjectRef[Units], tokenizer: ReportTokenizer | None, start: int
+) -> ray.data.Dataset:
+    """The rows of a run from position ``start`` to its last step, in the order in which workers take them."""
+    layout = stream_layout(config, start)
+    read = functools.partial(_read_training_block, config=config, layout=layout, units=units, tokenizer=tokenizer)
+    configure(layout.micro * layout.batches_per_block, config)
+    return _graph(layout.num_blocks, read, config)
+
+
+def evaluation_dataset(
+    config: Config, units: ray.ObjectRef[Units], tokenizer: ReportTokenizer | None, unit_indices: np.ndarray
+) -> ray.data.Dataset:
+    """Each of ``unit_indices`` once, in that order, without chance. Blocks are batches; the last one may be smaller."""
+    size = config.evaluation.batch_size
+    blocks = [unit_indices[i : i + size] for i in range(0, len(unit_indices), size)]
+    read = functools.partial(_read_evaluation_block, config=config, blocks=blocks, units=units, tokenizer=tokenizer)
+    configure(size, config)
+    return _graph(len(blocks), read, config)
+
+
+def iterate(dataset: Any, batch_size: int) -> Any:
+    """Batches of ``batch_size`` rows (the last may be smaller) of a dataset or of a training worker's shard of one."""
+    for rows in dataset.iter_batches(batch_size=batch_size, batch_format="numpy", prefetch_batches=2):
+        yield trim_text(rows)
+
+
+class BlockNumbers(Datasource):
+    """Block j of the stream as a row that says j. Unlike ``ray.data.range`` its tasks ask for no whole CPU, so that Ray
+    fuses them with the decoding that follows and a machine whose CPUs are nearly spoken for does not wait for ever."""
+
+    def __init__(self, num_blocks: int) -> None:
+        super().__init__()
+        self.num_blocks = num_blocks
+
+    def estimate_inmemory_data_size(self) -> int:
+        """Bytes of the numbers."""
+        return 8 * self.num_blocks
+
+    def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
+        """One task a block, whatever ``parallelism`` says: the order of the stream hangs on it."""
+        metadata = BlockMetadata(num_rows=1, size_bytes=8, input_files=None, exec_stats=None)
+        return [ReadTask(functools.partial(_number_block, j), metadata) for j in range(self.num_blocks)]
+
+
+def _number_block(number: int) -> list[pa.Table]:
+    return [pa.table({"id": [number]})]
+
+
+def configure(rows_per_block: int, config: Config) -> None:
+    """Settings of Ray Data for this process: no progress bars or plans of its own (what goes wrong is still said), and
+    blocks that are never cut, since the dealing out counts them."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    data = config.data
+    clip_bytes = data.num_videos * data.num_frames * data.frame_size**2
+    context.target_max_block_size = max(128 * 2**20, 2 * rows_per_block * clip_bytes)
+
+
+def _graph(num_blocks: int, read: Any, config: Config) -> ray.data.Dataset:
+    share = config.resources.cpus_per_data_task
+    numbers = ray.data.read_datasource(BlockNumbers(num_blocks), override_num_blocks=num_blocks, num_cpus=share)
+    return numbers.map_batches(read, batch_size=None, batch_format="numpy", num_cpus=share, zero_copy_batch=True)
+
+
+def _read_training_block(
+    block: dict[str, np.ndarray],
+    config: Config,
+    layout: StreamLayout,
+    units: ray.ObjectRef[Units],
+    tokenizer: ReportTokenizer | None,
+) -> Batch:
+    table = ray.get(units)
+    positions = np.concatenate([layout.positions(int(number)) for number in block["id"]])
+    order = Order(len(table), config.seed)
+    return UnitReader(config, table, tokenizer, training=True).read(positions, order.units(positions))
+
+
+def _read_evaluation_block(
+    block: dict[str, np.ndarray],
+    config: Config,
+    blocks: list[np.ndarray],
+    units: ray.ObjectRef[Units],
+    tokenizer: ReportTokenizer | None,
+) -> Batch:
+    indices = np.concatenate([blocks[int(number)] for number in block["id"]])
+    # The position of an evaluated row is its unit: its mask is the same however the rows are shared out.
+    return UnitReader(config, ray.get(units), tokenizer, training=False).read(indices, indices)

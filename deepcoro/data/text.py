@@ -1,0 +1,115 @@
+"""What a text belongs to, and how it becomes token ids: findings of what is in view -> report -> ids.
+
+Only the light ``tokenizers`` library is needed here: data workers start a hundred times and must not import a model
+library.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from deepcoro.errors import ConfigError
+from deepcoro.reports.grammar import Finding, render_report
+
+# Captioning tasks by index, with the text put before the target. The plain report task has no prefix: its only given
+# token is the tokenizer's start.
+TASKS: dict[str, str] = {"report": ""}
+
+
+def target_text(study: dict[str, Any], tree: str | None, whole_study: bool) -> str | None:
+    """The text a unit is trained on, or ``None``.
+
+    A clip's target is the findings of the tree in view, so that a right coronary cine never learns to recite the left;
+    a study's target is its whole report. Without findings (or without a known tree) it is the report as it stands.
+    """
+    findings = study.get("findings")
+    report = study.get("report") or None
+    if findings is None or (report is not None and (whole_study or tree is None)):
+        return report
+    read = [Finding.from_dict(row) for row in findings]
+    return render_report(read, study.get("dominance"), None if whole_study else tree)
+
+
+def text_key(text: str | None) -> int:
+    """A 63-bit number that is equal for equal texts; 0 for none."""
+    if text is None:
+        return 0
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+class ReportTokenizer:
+    """A Hugging Face fast tokenizer reduced to what the data path needs, carried between processes as JSON."""
+
+    def __init__(self, tokenizer_json: str, start_id: int, end_id: int, pad_id: int, max_length: int) -> None:
+        self._state = (tokenizer_json, start_id, end_id, pad_id, max_length)
+        self._tokenizer = Tokenizer.from_str(tokenizer_json)
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(max_length)
+        self.start_id, self.end_id, self.pad_id, self.max_length = start_id, end_id, pad_id, max_length
+
+    @classmethod
+    def from_pretrained(cls, tokenizer: Any, max_length: int) -> ReportTokenizer:
+        """From a loaded ``transformers`` tokenizer.
+
+        Raises:
+            ConfigError: it has no start, end or padding token, or is not a fast one.
+        """
+        start = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
+        end = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None or start is None or end is None or tokenizer.pad_token_id is None:
+            raise ConfigError(
+                f"the tokenizer of {tokenizer.name_or_path!r} cannot write reports: it must be a fast tokenizer with "
+                "start "
+                "(cls or bos), end (sep or eos) and pad tokens"
+            )
+        return cls(backend.to_str(), start, end, tokenizer.pad_token_id, max_length)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (ReportTokenizer, self._state)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids, added ones included."""
+        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when any token or rule does."""
+        return hashlib.sha256(json.dumps(json.loads(self._state[0]), sort_keys=True).encode()).hexdigest()[:16]
+
+    def encode(self, texts: Sequence[str | None]) -> tuple[np.ndarray, np.ndarray]:
+        """Texts -> ``input_ids`` [B, L] int32, padded to the longest of them, and ``text_length`` [B] int32.
+
+        ``None`` becomes the start and end tokens alone, so that the row keeps its shape. The end token survives
+        truncation.
+        """
+        rows = [[self.start_id, self.end_id] if t is None else self._tokenizer.encode(t).ids for t in texts]
+        lengths = np.array([len(row) for row in rows], np.int32)
+        ids = np.full((len(rows), int(lengths.max(initial=2))), self.pad_id, np.int32)
+        for place, row in enumerate(rows):
+            ids[place, : len(row)] = row
+        return ids, lengths
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Ids up to the first end token -> text, with the spacing that word pieces lose: ``70 %`` -> ``70%``."""
+        kept = list(ids)
+        if self.end_id in kept:
+            kept = kept[: kept.index(self.end_id)]
+        return tidy_spacing(self._tokenizer.decode(kept, skip_special_tokens=True))
+
+
+def tidy_spacing(text: str) -> str:
+    """Put punctuation back where it belongs: ``iFR 0. 89 , 70 % ( severe )`` -> ``iFR 0.89, 70% (severe)``."""
+    text = re.sub(r"\s+([,.:;%)])", r"\1", " ".join(text.split()))
+    text = re.sub(r"\(\s+", "(", text)
+    text = re.sub(r"(\d)\.\s(?=\d)", r"\1.", text)
+    text = re.sub(r"(?<=\b[01]),\s?(?=[01]\b)", ",", text)  # Medina classes
+    return re.sub(r"(?<=\w)\s*-\s*(?=\w)", "-", text)
