@@ -1,0 +1,147 @@
+"""The losses together: their sums and counts, their weights, and how the weights move."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from deepcoro.losses.captioning import caption_targets, captioning_loss
+from deepcoro.losses.contrastive import CONTRASTIVE_LOSSES
+from deepcoro.losses.masked_modeling import masked_modeling_loss
+
+DEFAULT_WEIGHTS: dict[str, float] = {
+    "contrastive": 1.0,
+    "captioning": 1.0,
+    "masked_modeling": 0.1,
+    "distillation": 0.0,
+}
+LOSSES = ("contrastive", "captioning", "masked_modeling")
+
+
+class MultitaskLoss(nn.Module):
+    """Contrastive, captioning and masked-modelling losses of what ``MultitaskModel.forward`` returns.
+
+    Args:
+        loss_weights: multipliers by loss; those not named keep their default.
+        contrastive_loss_type: ``sigmoid`` (SigLIP) or ``softmax`` (CLIP).
+        label_smoothing, ignore_index: of the captioning cross-entropy.
+
+    Raises:
+        ValueError: an unknown loss or loss type, or a negative weight.
+    """
+
+    def __init__(
+        self,
+        loss_weights: Mapping[str, float] | None = None,
+        contrastive_loss_type: str = "sigmoid",
+        label_smoothing: float = 0.1,
+        ignore_index: int = -100,
+    ) -> None:
+        super().__init__()
+        self.loss_weights = DEFAULT_WEIGHTS | dict(loss_weights or {})
+        check_weights(self.loss_weights)
+        if contrastive_loss_type not in CONTRASTIVE_LOSSES:
+            known = ", ".join(CONTRASTIVE_LOSSES)
+            raise ValueError(f"contrastive_loss_type must be one of {known}, got {contrastive_loss_type!r}")
+        self.contrastive = CONTRASTIVE_LOSSES[contrastive_loss_type]
+        self.label_smoothing, self.ignore_index = label_smoothing, ignore_index
+
+    def counts(self, batch: Mapping[str, Any], num_hidden: int) -> dict[str, Tensor]:
+        """What each sum of this batch is divided by: rows with report, asked tokens, hidden tokens of valid views."""
+        counts = {"contrastive": batch["has_report"].sum(), "masked_modeling": batch["valid"].sum() * num_hidden}
+        if "input_ids" in batch:
+            counts["captioning"] = (self._targets(batch) != self.ignore_index).sum()
+        return counts
+
+    def sums(self, out: Mapping[str, Tensor], batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The sum of each loss that ``out`` has the parts for, over this worker's rows."""
+        sums: dict[str, Tensor] = {}
+        if "video_embedding" in out:
+            sums["contrastive"] = self.contrastive(
+                out["video_embedding"],
+                out["text_embedding"],
+                batch["report_key"],
+                batch["has_report"],
+                out["logit_scale"],
+                out["logit_bias"],
+            )
+        if "caption_logits" in out:
+            sums["captioning"] = captioning_loss(
+                out["caption_logits"], self._targets(batch), self.label_smoothing, self.ignore_index
+            )
+        if "prediction" in out:
+            sums["masked_modeling"] = masked_modeling_loss(out["prediction"], out["target"], batch["valid"])
+        return sums
+
+    def forward(self, out: Mapping[str, Tensor], batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Mean of each loss over one batch on one worker, and their weighted ``total``."""
+        num_hidden = out["prediction"].shape[1] if "prediction" in out else 0
+        counts, sums = self.counts(batch, num_hidden), self.sums(out, batch)
+        means = {name: value / counts[name].clamp(min=1) for name, value in sums.items()}
+        return {**means, "total": self.weigh(means, self.loss_weights)}
+
+    @staticmethod
+    def weigh(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+        """Weighted sum of ``losses``."""
+        return torch.stack([weights[name] * value for name, value in losses.items()]).sum()
+
+    def _targets(self, batch: Mapping[str, Any]) -> Tensor:
+        return caption_targets(
+            batch["input_ids"], batch["text_length"], batch["prefix_length"], batch["has_report"], self.ignore_index
+        )
+
+
+def reduce_counts(counts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Counts of all workers together, in one exchange."""
+    values = torch.stack([value.to(torch.float64) for value in counts.values()])
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        if values.device.type == "mps":
+            values = values.float()
+        dist.all_reduce(values)
+    return dict(zip(counts, values.unbind(), strict=True))
+
+
+def check_weights(weights: Mapping[str, float]) -> None:
+    """Raise ``ValueError`` for a loss that does not exist or a weight below 0."""
+    for name, weight in weights.items():
+        if name not in DEFAULT_WEIGHTS:
+            raise ValueError(f"unknown loss {name!r}; known are {', '.join(DEFAULT_WEIGHTS)}")
+        if not weight >= 0:
+            raise ValueError(f"the weight of loss {name!r} must be 0 or more, got {weight}")
+
+
+@dataclass(frozen=True)
+class LossWeightScheduler:
+    """Loss weights by step: ``initial`` up to ``warmup_steps``, ``final`` from ``total_steps`` on, and between them
+    ``initial + f (final - initial)``, with x the share of the way:
+
+    linear f = x, cosine f = (1 - cos(pi x)) / 2, step f = 0 until the end.
+    """
+
+    initial: Mapping[str, float]
+    final: Mapping[str, float]
+    warmup_steps: int = 1000
+    total_steps: int = 10000
+    schedule_type: str = "linear"
+
+    def __post_init__(self) -> None:
+        check_weights(self.initial)
+        check_weights(self.final)
+        if self.schedule_type not in ("linear", "cosine", "step"):
+            raise ValueError(f"schedule_type must be linear, cosine or step, got {self.schedule_type!r}")
+        if not 0 <= self.warmup_steps < self.total_steps:
+            raise ValueError(f"need 0 <= warmup_steps < total_steps, got {self.warmup_steps} and {self.total_steps}")
+
+    def weights(self, step: int) -> dict[str, float]:
+        """Weights at ``step`` (0 is the first)."""
+        way = min(1.0, max(0.0, (step - self.warmup_steps) / (self.total_steps - self.warmup_steps)))
+        share = {"linear": way, "cosine": (1 - math.cos(math.pi * way)) / 2, "step": float(way >= 1)}[
+            self.schedule_type
+        ]
+        return {name: start + share * (self.final[name] - start) for name, start in self.initial.items()}

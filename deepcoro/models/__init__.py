@@ -1,0 +1,1 @@
+"""The multitask model and its parts: plain torch, no Ray."""

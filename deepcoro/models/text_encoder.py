@@ -1,0 +1,129 @@
+"""Report -> text vector, by any Hugging Face text encoder (PubMedBERT in the real experiment).
+
+Letters: B reports, L text tokens, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deepcoro.errors import ConfigError
+
+
+class TextEncoder(nn.Module):
+    """A transformers encoder; the vector is the last layer at the first token.
+
+    Make one with ``from_pretrained`` (published or saved weights) or ``from_config`` (the architecture alone, for
+    weights that a checkpoint brings).
+    """
+
+    def __init__(self, transformer: nn.Module) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.width: int = transformer.config.hidden_size  # type: ignore[union-attr, assignment]
+
+    @classmethod
+    def from_pretrained(cls, source: str) -> TextEncoder:
+        """Load by hub name or folder.
+
+        Raises:
+            ConfigError: there is no such model, or it cannot be reached from here.
+        """
+        from transformers import AutoModel
+
+        return cls(_load(AutoModel, source, "text encoder"))
+
+    @classmethod
+    def from_config(cls, folder: str | Path) -> TextEncoder:
+        """The architecture that ``save_config`` wrote, with random weights."""
+        from transformers import AutoConfig, AutoModel
+
+        return cls(_without_pooler(AutoModel.from_config(AutoConfig.from_pretrained(folder))))
+
+    def save_config(self, folder: str | Path) -> None:
+        """Write what ``from_config`` needs."""
+        self.transformer.config.save_pretrained(folder)  # type: ignore[operator, union-attr]
+
+    def forward(self, input_ids: Tensor, text_length: Tensor) -> Tensor:
+        """``input_ids`` [B, L], of which ``text_length`` [B] are text -> [B, D]. Padding is never attended to."""
+        attention = torch.arange(input_ids.shape[1], device=input_ids.device) < text_length[:, None]
+        out = self.transformer(input_ids=input_ids, attention_mask=attention.long())
+        return out.last_hidden_state[:, 0]
+
+
+def load_tokenizer(source: str) -> Any:
+    """The tokenizer that belongs to a text encoder, by hub name or folder.
+
+    Raises:
+        ConfigError: there is none, or it cannot be reached from here.
+    """
+    from transformers import AutoTokenizer
+
+    return _load(AutoTokenizer, source, "tokenizer")
+
+
+def _load(auto: Any, source: str, what: str) -> Any:
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # a pooler that the source lacks is dropped below: no need to report it missing
+    logging.disable_progress_bar()
+    try:
+        loaded = auto.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"text_encoder.name {source!r}: no {what} could be loaded from there. Give a folder in Hugging Face "
+            "format, or "
+            f"download the model once where there is a network ({str(error).splitlines()[0]})"
+        ) from error
+    return _without_pooler(loaded) if isinstance(loaded, nn.Module) else loaded
+
+
+def _without_pooler(transformer: nn.Module) -> nn.Module:
+    """Drop BERT's pooler: nothing here reads it, and a parameter without gradient stalls distributed training."""
+    if getattr(transformer, "pooler", None) is not None:
+        transformer.pooler = None  # type: ignore[assignment]
+    return transformer
+
+
+def save_small_text_encoder(
+    reports: Iterable[str],
+    folder: str | Path,
+    width: int = 128,
+    depth: int = 2,
+    num_heads: int = 4,
+    vocab_size: int = 2000,
+) -> None:
+    """Make a WordPiece tokenizer from ``reports`` and an untrained BERT for it, saved in the Hugging Face format.
+
+    For where no published model can be had: the demo and the tests load it by the same call as PubMedBERT.
+
+    Raises:
+        ValueError: there is no report to learn words from.
+    """
+    from tokenizers import BertWordPieceTokenizer
+    from transformers import BertConfig, BertModel, BertTokenizerFast  # type: ignore[attr-defined]
+
+    texts = list(reports)
+    if not texts:
+        raise ValueError("a tokenizer needs at least one report to learn its words from")
+    pieces = BertWordPieceTokenizer(lowercase=False, strip_accents=False)
+    pieces.train_from_iterator(texts, vocab_size=vocab_size, min_frequency=1, show_progress=False)
+    # Every digit stands by itself in the vocabulary, alone and as a continuation, so that no number is unknown.
+    pieces.add_tokens([c for d in range(10) for c in (str(d), f"##{d}") if pieces.token_to_id(c) is None])
+    tokenizer = BertTokenizerFast(vocab=pieces.get_vocab(), do_lower_case=False)
+    tokenizer.save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        num_hidden_layers=depth,
+        num_attention_heads=num_heads,
+        intermediate_size=4 * width,
+        max_position_embeddings=512,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
