@@ -1,0 +1,1 @@
+"""What is measured: per-row values, so that whoever aggregates can resample patients."""
