@@ -1,0 +1,100 @@
+"""``deepcoro.load("runs/demo")``: the newest checkpoint of a run, with what turns clips and reports into numbers and
+text.
+
+Letters: B rows, V views, T frames, H W pixels, E embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from deepcoro.config import Config
+from deepcoro.data.text import ReportTokenizer
+from deepcoro.errors import CheckpointError, ConfigError
+from deepcoro.models.multitask import MultitaskModel
+from deepcoro.models.text_encoder import load_tokenizer
+from deepcoro.training.checkpoint import load_model, newest_checkpoint
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model in evaluation mode with its config and, where it reads or writes text, its tokenizer."""
+
+    model: MultitaskModel
+    config: Config
+    tokenizer: ReportTokenizer | None
+    checkpoint: Path
+
+    @torch.no_grad()
+    def embed_videos(self, clip: Tensor, valid: Tensor | None = None) -> Tensor:
+        """``clip`` [B, V, T, H, W] uint8 -> [B, E] of length 1. ``valid`` [B, V] marks the views that are there."""
+        self._need("contrastive")
+        tokens, valid = self._tokens(clip, valid)
+        return self.model.embed_video(tokens, valid)
+
+    @torch.no_grad()
+    def embed_reports(self, reports: Sequence[str]) -> Tensor:
+        """Reports -> [B, E] of length 1."""
+        self._need("contrastive")
+        assert self.tokenizer is not None
+        ids, lengths = (torch.from_numpy(x).long().to(self.device) for x in self.tokenizer.encode(reports))
+        return self.model.embed_text(ids, lengths)
+
+    def write_reports(self, clip: Tensor, valid: Tensor | None = None) -> list[str]:
+        """``clip`` [B, V, T, H, W] uint8 -> a report each, written as the config's captioning section says."""
+        self._need("captioning")
+        assert self.tokenizer is not None and self.model.captioning_decoder is not None
+        with torch.no_grad():
+            tokens, valid = self._tokens(clip, valid)
+            memory, mask = self.model.memory(tokens, valid)
+        part, words = self.config.captioning, self.tokenizer
+        ids = self.model.captioning_decoder.generate(
+            memory,
+            mask,
+            words.start_id,
+            words.end_id,
+            words.pad_id,
+            part.max_generation_length,
+            part.do_sample,
+            part.temperature,
+        )
+        return [words.decode(row) for row in ids.tolist()]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.pixel_mean.device
+
+    def _tokens(self, clip: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+        if clip.ndim != 5 or clip.dtype != torch.uint8:
+            raise ValueError(f"expected clips [B, V, T, H, W] of uint8, received {tuple(clip.shape)} of {clip.dtype}")
+        valid = torch.ones(clip.shape[:2], dtype=torch.bool) if valid is None else valid
+        return self.model.video_encoder(self.model.normalise(clip.to(self.device)).flatten(0, 1)), valid.to(self.device)
+
+    def _need(self, loss: str) -> None:
+        if not self.config.loss.is_used(loss):
+            raise ConfigError(f"{self.checkpoint} was trained without the {loss} loss and cannot do this")
+
+
+def load(run: str | Path) -> TrainedModel:
+    """The newest checkpoint of a run's folder, or the checkpoint folder given. Nothing is fetched from anywhere.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    folder = Path(run)
+    checkpoint = folder if (folder / "manifest.json").exists() else newest_checkpoint(folder)
+    if checkpoint is None:
+        raise CheckpointError(f"{run} holds no checkpoint; train it first, or give the folder of a run or a checkpoint")
+    model, config = load_model(checkpoint)
+    tokenizer = None
+    if config.needs_text:
+        tokenizer = ReportTokenizer.from_pretrained(
+            load_tokenizer(str(checkpoint / "tokenizer")), config.data.max_text_length
+        )
+    return TrainedModel(model, config, tokenizer, checkpoint)

@@ -1,0 +1,1 @@
+"""From a Config to processes on a machine or a cluster."""

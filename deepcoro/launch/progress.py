@@ -1,0 +1,96 @@
+"""One line on the terminal that says how far a run is, from the scalars its first worker writes."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+
+from deepcoro.config import Config
+
+
+class Progress:
+    """Follows ``metrics.jsonl`` while a run trains. On a terminal the line is rewritten; in a log it comes now and
+    then."""
+
+    def __init__(self, run: Path, config: Config, every_seconds: float = 15.0) -> None:
+        self.path, self.config = run / "metrics.jsonl", config
+        self.every_seconds = 1.0 if sys.stderr.isatty() else every_seconds
+        self.problems = run / "problems.jsonl"
+        self._problems_read = self.problems.stat().st_size if self.problems.exists() else 0
+        self._told: set[str] = set()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._from = self.path.stat().st_size if self.path.exists() else 0
+        self._first: tuple[float, int] | None = None
+        self._shown = ""
+
+    def __enter__(self) -> Progress:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._show()
+        if sys.stderr.isatty():
+            print(file=sys.stderr)
+
+    def _follow(self) -> None:
+        while not self._stop.wait(self.every_seconds):
+            self._show()
+
+    def _show(self) -> None:
+        self._show_problems()
+        line = self._line()
+        if line and line != self._shown:
+            self._shown = line
+            if sys.stderr.isatty():
+                print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+            else:
+                print(line, file=sys.stderr, flush=True)
+
+    def _show_problems(self) -> None:
+        """Each unit that cannot be read is told once, however often the stream comes by it."""
+        if not self.problems.exists():
+            return
+        with self.problems.open() as stream:
+            stream.seek(self._problems_read)
+            for row in iter(stream.readline, ""):
+                problem = json.loads(row)
+                if problem["unit_id"] not in self._told:
+                    self._told.add(problem["unit_id"])
+                    print(
+                        f"\nWARNING: left out {problem['unit_id']}: {problem['problem']}", file=sys.stderr, flush=True
+                    )
+            self._problems_read = stream.tell()
+
+    def _line(self) -> str:
+        if not self.path.exists():
+            return ""
+        with self.path.open() as stream:
+            stream.seek(self._from)
+            rows = [json.loads(row) for row in stream if row.endswith("\n")]
+        rows = [row for row in rows if "loss/total" in row]
+        if not rows:
+            return ""
+        newest, total = rows[-1], self.config.training.num_steps
+        if self._first is None:
+            self._first = (rows[0]["time"], rows[0]["step"])
+        done = newest["step"] - self._first[1]
+        left = (newest["time"] - self._first[0]) / done * (total - newest["step"]) if done else None
+        losses = "  ".join(
+            f"{name.removeprefix('loss/')} {value:.3f}"
+            for name, value in newest.items()
+            if name.startswith("loss/") and name != "loss/total"
+        )
+        eta = "" if left is None else f"  left {time.strftime('%H:%M:%S', time.gmtime(left))}"
+        return (
+            f"step {newest['step']}/{total}{eta}  loss {newest['loss/total']:.3f}  {losses}  "
+            f"{newest['throughput/clips_per_second']:.1f} clips/s  waiting {newest['throughput/data_wait_share']:.0%}"
+        )

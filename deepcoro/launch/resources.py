@@ -1,0 +1,84 @@
+"""How many CPUs and GPUs a run takes, and whether they are there. A run that would wait for ever is refused before it
+starts."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import ray
+
+from deepcoro.config import Config
+from deepcoro.errors import ResourceError
+
+_OBJECT_STORE_BYTES = 2 * 2**30  # of a local Ray; what is decoded ahead waits there
+
+# Ray's own reporting, and Hugging Face's, stay off; Ray Train looks at its workers often enough that a report costs 0.1
+# s and not 2.
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DATA_LOG_LEVEL": "WARNING",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def start_ray() -> None:
+    """Join the cluster that ``RAY_ADDRESS`` or a job names, else start Ray on this machine; quietly."""
+    for key, value in ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    if ray.is_initialized():
+        return
+    options: dict[str, Any] = {"logging_level": logging.WARNING, "runtime_env": {"env_vars": dict(ENVIRONMENT)}}
+    if not os.environ.get("RAY_ADDRESS"):
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
+        # What Ray's processes say stays in its log files: what matters to a run is in the run's folder, or is raised
+        # here.
+        options |= {"include_dashboard": False, "log_to_driver": False, "address": "local"}
+        options |= {"object_store_memory": _OBJECT_STORE_BYTES}
+    ray.init(**options)
+
+
+def check_resources(config: Config, available: dict[str, float]) -> None:
+    """Refuse a run that this cluster cannot hold: all workers and one data task beside them.
+
+    Args:
+        available: what ``ray.cluster_resources()`` says.
+
+    Raises:
+        ResourceError: with the sum spelled out.
+    """
+    part = config.resources
+    cpus, gpus = available.get("CPU", 0.0), available.get("GPU", 0.0)
+    needed = part.num_workers * part.cpus_per_worker + part.cpus_per_data_task
+    if needed > cpus + 1e-6:
+        fits = int((cpus - part.cpus_per_data_task + 1e-6) / part.cpus_per_worker)
+        share = max(0.0, (cpus - part.cpus_per_data_task) / part.num_workers)
+        raise ResourceError(
+            f"the run asks for {needed:g} CPUs ({part.num_workers} workers x {part.cpus_per_worker:g} + one data task "
+            "of "
+            f"{part.cpus_per_data_task:g}), and there are {cpus:g}. At most {fits} workers of that size fit; or let "
+            "each take "
+            f"less: resources.cpus_per_worker={int(share * 100) / 100:g}"
+        )
+    if part.use_gpu and part.num_workers > gpus:
+        raise ResourceError(
+            f"the run asks for {part.num_workers} GPUs, one a worker, and there are {gpus:g}; set "
+            "resources.num_workers, "
+            "or resources.use_gpu=false"
+        )
+
+
+def threads_per_worker(config: Config, available: dict[str, float]) -> int:
+    """Torch threads of a worker: as given, else this machine's cores over the workers (with a GPU: its CPUs)."""
+    part = config.resources
+    if part.threads_per_worker is not None:
+        return part.threads_per_worker
+    if part.use_gpu:
+        return max(1, int(part.cpus_per_worker))
+    return max(1, (os.cpu_count() or 1) // part.num_workers)

@@ -1,0 +1,1 @@
+"""One optimizer step, what surrounds it, and the loop that each worker runs."""

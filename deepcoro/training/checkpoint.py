@@ -1,0 +1,149 @@
+"""Save, verify and load checkpoints: ``checkpoints/<step>/`` with a manifest of sizes and hashes.
+
+A checkpoint is written beside its place and then moved there, so that a reader never sees half of one, and it counts as
+committed when its manifest is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from deepcoro import __version__
+from deepcoro.config import Config
+from deepcoro.errors import CheckpointError
+from deepcoro.models.multitask import MultitaskModel
+
+MANIFEST = "manifest.json"
+
+
+def save_checkpoint(
+    run: Path,
+    step: int,
+    model: MultitaskModel,
+    training_state: dict[str, Any],
+    config: Config,
+    fingerprint: str,
+    keep: int,
+) -> Path:
+    """Write ``run/checkpoints/<step>`` and delete all but the newest ``keep``.
+
+    ``training_state`` holds tensors, numbers and strings only (it loads with ``weights_only=True``); ``fingerprint`` is
+    the prepared dataset's. The tokenizer is taken from ``run/tokenizer``.
+    """
+    folder = run / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    scratch = folder / f".{step}-{uuid.uuid4().hex[:8]}"
+    scratch.mkdir()
+    try:
+        # Tied weights are stored once each: safetensors refuses tensors that share memory.
+        state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+        save_file(state, scratch / "model.safetensors")
+        torch.save(training_state, scratch / "training_state.pt")
+        config.save(scratch / "config.yaml")
+        if (run / "tokenizer").is_dir():
+            shutil.copytree(run / "tokenizer", scratch / "tokenizer")
+        if model.text_encoder is not None:
+            model.text_encoder.save_config(scratch / "text_encoder")
+        files = {
+            str(path.relative_to(scratch)): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+            for path in sorted(scratch.rglob("*"))
+            if path.is_file()
+        }
+        manifest = {"step": step, "files": files, "dataset_fingerprint": fingerprint, "code_version": __version__}
+        (scratch / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        _flush(scratch)
+        place = folder / str(step)
+        if place.exists():
+            shutil.rmtree(place)
+        scratch.rename(place)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    for old in committed_steps(run)[:-keep]:
+        shutil.rmtree(folder / str(old))
+    return place
+
+
+def committed_steps(run: Path) -> list[int]:
+    """Steps with a committed checkpoint, oldest first."""
+    found = [p.parent for p in (run / "checkpoints").glob(f"*/{MANIFEST}") if p.parent.name.isdigit()]
+    return sorted(int(p.name) for p in found)
+
+
+def newest_checkpoint(run: Path) -> Path | None:
+    """The newest committed checkpoint of a run, or ``None``."""
+    steps = committed_steps(run)
+    return run / "checkpoints" / str(steps[-1]) if steps else None
+
+
+def verify_checkpoint(checkpoint: Path) -> dict[str, Any]:
+    """Compare every file with the manifest, and return the manifest.
+
+    Raises:
+        CheckpointError: a file is missing, or is not what was written.
+    """
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{checkpoint}: {MANIFEST} cannot be read ({error}); use another checkpoint") from error
+    for name, wanted in manifest["files"].items():
+        path = checkpoint / name
+        if not path.is_file():
+            raise CheckpointError(f"{checkpoint}: {name} is missing; use another checkpoint")
+        if path.stat().st_size != wanted["bytes"] or _sha256(path) != wanted["sha256"]:
+            raise CheckpointError(
+                f"{checkpoint}: {name} is not what was saved (its hash differs from the manifest's); delete this "
+                "checkpoint, "
+                "and the run goes on from the one before"
+            )
+    return manifest
+
+
+def load_weights(checkpoint: Path, model: MultitaskModel) -> None:
+    """Put the weights of a verified checkpoint into ``model``.
+
+    Raises:
+        CheckpointError: they belong to another architecture.
+    """
+    try:
+        model.load_state_dict(load_file(checkpoint / "model.safetensors"))
+    except RuntimeError as error:
+        raise CheckpointError(f"{checkpoint}: its weights do not fit this model: {error}") from error
+
+
+def load_training_state(checkpoint: Path) -> dict[str, Any]:
+    """Optimizer, scaler, step and samples_seen, on the CPU."""
+    return torch.load(checkpoint / "training_state.pt", map_location="cpu", weights_only=True)
+
+
+def load_model(checkpoint: Path) -> tuple[MultitaskModel, Config]:
+    """A verified checkpoint's model, in evaluation mode, and the config it was trained with. Nothing is fetched."""
+    verify_checkpoint(checkpoint)
+    config = Config.load(checkpoint / "config.yaml")
+    model = MultitaskModel.from_architecture(config, checkpoint / "text_encoder")
+    load_weights(checkpoint, model)
+    return model.eval(), config
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _flush(folder: Path) -> None:
+    """Have the bytes on disk before the folder gets its name."""
+    for path in [*folder.rglob("*"), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

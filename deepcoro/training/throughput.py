@@ -1,0 +1,49 @@
+"""What a run's time and memory go into."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+
+class Throughput:
+    """Clips per second, share of time spent waiting for data, and peak memory, between two readings."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._restart()
+
+    def _restart(self) -> None:
+        self._since, self._waited, self._clips = time.perf_counter(), 0.0, 0
+
+    def waiting(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """Pass batches through, counting the time until each is there."""
+        while True:
+            begin = time.perf_counter()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            self._waited += time.perf_counter() - begin
+            yield batch
+
+    def add(self, clips: int) -> None:
+        """Count clips (of all workers) that were trained on."""
+        self._clips += clips
+
+    def read(self) -> dict[str, float]:
+        """Scalars since the last reading, and start again."""
+        seconds = max(time.perf_counter() - self._since, 1e-9)
+        scalars = {
+            "throughput/clips_per_second": self._clips / seconds,
+            "throughput/data_wait_share": self._waited / seconds,
+            "memory/process_peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        }
+        if self.device.type == "cuda":
+            scalars["memory/gpu_peak_gb"] = torch.cuda.max_memory_allocated(self.device) / 2**30
+        self._restart()
+        return scalars
