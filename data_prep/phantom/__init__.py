@@ -1,0 +1,1 @@
+"""Phantom coronary angiograms with known truth: anatomy, disease, X-ray physics and DICOM files from one seed."""
