@@ -1,0 +1,1 @@
+"""The DICOM door: a folder of coronary angiography files becomes a prepared dataset that names nobody."""

@@ -1,0 +1,153 @@
+"""What a DICOM header tells about a cine, read from listed tags only: what is not named here never leaves the file."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+
+ASSUMED_FPS = Fraction(15)  # the usual rate of a cath lab; marked as assumed wherever it is used
+FRAME_TIME = 0x00181063
+FRAME_TIME_VECTOR = 0x00181065
+MAX_FPS = 1000
+
+
+@dataclass(frozen=True)
+class Cine:
+    """The facts of one cine that the tables carry, and the raw ids that become keyed ones."""
+
+    patient: str  # raw; empty where the file has none
+    study: str  # raw StudyInstanceUID
+    instance: str  # raw SOPInstanceUID
+    modality: str
+    num_frames: int
+    fps: Fraction
+    fps_source: str
+    primary_angle: float | None  # degrees, LAO positive
+    secondary_angle: float | None  # degrees, cranial positive
+    pixel_spacing: float | None  # mm between rows at the detector
+    sex: str | None
+    age_band: str | None
+    day: int | None  # of the study; a count of days that becomes an offset within the patient
+    order: tuple[str, int, int]  # time of acquisition, series number, instance number
+
+
+def read_cine(dataset: Dataset) -> Cine:
+    """Read a header; raises whatever pydicom raises where a value in it is no number or date."""
+    fps, fps_source = frame_rate(dataset)
+    return Cine(
+        patient=_text(dataset, "PatientID"),
+        study=_text(dataset, "StudyInstanceUID"),
+        instance=_text(dataset, "SOPInstanceUID"),
+        modality=_text(dataset, "Modality").upper(),
+        num_frames=int(dataset.get("NumberOfFrames") or 1),
+        fps=fps,
+        fps_source=fps_source,
+        primary_angle=_number(anywhere(dataset, "PositionerPrimaryAngle")),
+        secondary_angle=_number(anywhere(dataset, "PositionerSecondaryAngle")),
+        pixel_spacing=_number(anywhere(dataset, "ImagerPixelSpacing") or anywhere(dataset, "PixelSpacing")),
+        sex={"M": "M", "F": "F", "O": "O"}.get(_text(dataset, "PatientSex").upper()),
+        age_band=age_band(_text(dataset, "PatientAge")),
+        day=_day(dataset),
+        order=(_when(dataset), int(dataset.get("SeriesNumber") or 0), int(dataset.get("InstanceNumber") or 0)),
+    )
+
+
+def frame_rate(dataset: Dataset) -> tuple[Fraction, str]:
+    """Frames per second and where they come from.
+
+    The frame increment pointer says which tag rules; without it FrameTime goes before FrameTimeVector. A vector is
+    averaged over its steps (its first entry is the delay before the first frame, PS3.3 C.7.6.5.1.2). Then the rate of
+    acquisition, then that recommended for display, and at last an assumed 15.
+    """
+    pointer = dataset.get("FrameIncrementPointer")
+    pointers = list(pointer) if isinstance(pointer, MultiValue) else [pointer]
+    times = [("frame_time", _frame_time), ("frame_time_vector", _mean_frame_time)]
+    if FRAME_TIME_VECTOR in pointers and FRAME_TIME not in pointers:
+        times.reverse()
+    for source, read in times:
+        milliseconds = read(dataset)
+        if milliseconds and 0 < 1000 / milliseconds <= MAX_FPS:
+            return (1000 / milliseconds).limit_denominator(100_000), source
+    for source, keyword in (("cine_rate", "CineRate"), ("display_rate", "RecommendedDisplayFrameRate")):
+        rate = dataset.get(keyword)
+        if rate and 0 < float(rate) <= MAX_FPS:
+            return Fraction(str(rate)), source
+    return ASSUMED_FPS, "assumed"
+
+
+def _frame_time(dataset: Dataset) -> Fraction | None:
+    value = anywhere(dataset, "FrameTime")
+    return Fraction(str(value)) if value else None
+
+
+def _mean_frame_time(dataset: Dataset) -> Fraction | None:
+    steps = dataset.get("FrameTimeVector")
+    if not isinstance(steps, MultiValue) or len(steps) < 2:
+        return None
+    return sum((Fraction(str(step)) for step in steps[1:]), Fraction(0)) / (len(steps) - 1)
+
+
+def anywhere(dataset: Dataset, keyword: str) -> Any:
+    """A value at the top of the header or, in enhanced files, in the first frame's functional groups."""
+    for level in (dataset, *_functional_groups(dataset)):
+        value = level.get(keyword)
+        if value is not None and value != "":
+            return value
+    return None
+
+
+def _functional_groups(dataset: Dataset) -> Iterator[Dataset]:
+    for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        for group in (dataset.get(keyword) or [])[:1]:
+            for element in group:
+                if element.VR == "SQ" and len(element.value):
+                    yield element.value[0]
+
+
+def age_band(age: str) -> str | None:
+    """Decade of an age as DICOM writes it: 063Y -> 60-69; from 90 on all are 90+, since so few reach it."""
+    match = re.fullmatch(r"(\d{1,3})([DWMY])", age.strip().upper())
+    if match is None:
+        return None
+    years = int(int(match[1]) / {"D": 365.25, "W": 52.18, "M": 12, "Y": 1}[match[2]])
+    return "90+" if years >= 90 else f"{years // 10 * 10}-{years // 10 * 10 + 9}"
+
+
+def _text(dataset: Dataset, keyword: str) -> str:
+    value = dataset.get(keyword)
+    return "" if value is None else str(value).strip().strip("\0")
+
+
+def _number(value: Any) -> float | None:
+    """A value, or the first of several, as a float; an empty one is None."""
+    if value is None or value == "":
+        return None
+    return _number(value[0] if len(value) else None) if isinstance(value, MultiValue) else float(value)
+
+
+def _day(dataset: Dataset) -> int | None:
+    for keyword in ("StudyDate", "AcquisitionDate", "SeriesDate", "ContentDate"):
+        digits = _text(dataset, keyword)[:10].replace(".", "")
+        if re.fullmatch(r"\d{8}", digits):
+            try:
+                return datetime.datetime.strptime(digits, "%Y%m%d").date().toordinal()
+            except ValueError:
+                continue  # eight digits that are no date tell nothing; another tag may
+    return None
+
+
+def _when(dataset: Dataset) -> str:
+    """Moment of acquisition as text that sorts; empty where the header has none."""
+    if moment := _text(dataset, "AcquisitionDateTime"):
+        return moment
+    for prefix in ("Acquisition", "Content", "Series"):
+        if time := _text(dataset, f"{prefix}Time"):
+            return _text(dataset, f"{prefix}Date") + time
+    return ""

@@ -1,0 +1,357 @@
+"""The whole DICOM door: every file accounted for, nobody named, ids and splits that keep, tables, safe output."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from data_prep.dicom import ingest as ingest_module
+from data_prep.dicom.discover import discover
+from data_prep.dicom.identity import Key, load_or_create_key
+from data_prep.dicom.ingest import Summary, ingest
+from data_prep.dicom.quarantine import REASONS
+from deepcoro.data.schema import QUARANTINE_SCHEMA, STUDIES_SCHEMA, VIDEOS_SCHEMA
+from deepcoro.errors import DataError
+
+ROOT = Path(__file__).resolve().parents[2]
+REAL = ROOT.parent / "shared" / "data"
+# What must never be found in a dataset.
+SECRETS = {
+    "PatientName": "Quixotewitz^Zebulina",
+    "PatientID": "MRN-7391846",
+    "PatientBirthDate": "19390217",
+    "AccessionNumber": "ACC-5518203",
+    "StudyDate": "20210309",
+    "StudyInstanceUID": "1.2.826.0.1.777.41",
+    "SOPInstanceUID": "1.2.826.0.1.777.42",
+    "SeriesInstanceUID": "1.2.826.0.1.777.43",
+    "InstitutionName": "Vexleyham General",
+    "ReferringPhysicianName": "Drumblethorpe^Ida",
+    "StudyDescription": "Coronary for Zebulina",
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_ray() -> Iterator[None]:
+    """One Ray for the module: starting it takes longer than all the rest."""
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=40)
+    yield
+    ray.shutdown()
+
+
+def cine(path: Path, patient: str, study: str, instance: str, frames: np.ndarray | None = None, **tags: Any) -> None:
+    """Write an XA cine; by default 3 frames of 16x16 noise."""
+    if frames is None:
+        frames = np.random.default_rng(abs(hash(instance)) % 2**32).integers(0, 256, (3, 16, 16), dtype=np.uint8)
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.12.1"
+    dataset.PatientID, dataset.StudyInstanceUID, dataset.SOPInstanceUID = patient, study, instance
+    dataset.Modality, dataset.SamplesPerPixel, dataset.PhotometricInterpretation = "XA", 1, "MONOCHROME2"
+    dataset.NumberOfFrames, dataset.Rows, dataset.Columns = frames.shape[:3]
+    dataset.BitsAllocated = dataset.BitsStored = 8 * frames.itemsize
+    dataset.HighBit, dataset.PixelRepresentation = dataset.BitsStored - 1, 0
+    for name, value in tags.items():
+        setattr(dataset, name, value)
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    dataset.PixelData = frames.tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.save_as(path, enforce_file_format=True)
+
+
+def patients(folder: Path, number: int = 12) -> Path:
+    """Patients of two studies of one cine each."""
+    for patient in range(number):
+        for study in range(2):
+            uid = f"1.2.3.{patient}.{study}"
+            date = f"202001{10 + 5 * study}"
+            cine(folder / f"{patient}-{study}.dcm", f"P{patient}", uid, uid + ".1", StudyDate=date)
+    return folder
+
+
+def rows(output: Path, name: str) -> list[dict[str, Any]]:
+    return pq.read_table(output / f"{name}.parquet").to_pylist()
+
+
+def by_reason(summary: Summary) -> dict[str, int]:
+    counts = summary.description["counts"]
+    assert counts["found"] == counts["ingested"] + counts["quarantined"]
+    assert counts["quarantined"] == sum(counts["reasons"].values())
+    return counts["reasons"]
+
+
+def test_every_file_is_ingested_or_has_a_reason(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    cine(source / "a" / "good.dcm", "P", "1.1", "1.1.1")
+    cine(source / "a" / "z-again.dcm", "P", "1.1", "1.1.1")
+    cine(source / "z-stranger.dcm", "Q", "1.1", "1.1.2")
+    cine(source / "no name at all \udcff", "P", "1.1", "1.1.3")
+    cine(source / "ct.dcm", "P", "1.1", "1.1.4", Modality="CT")
+    cine(source / "still.dcm", "P", "1.1", "1.1.5", np.zeros((1, 8, 8), np.uint8))
+    rgb = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0}
+    cine(source / "rgb.dcm", "P", "1.1", "1.1.6", np.zeros((2, 8, 8, 3), np.uint8), **rgb)
+    cine(source / "wide.dcm", "P", "1.1", "1.1.7", np.zeros((2, 8, 8), np.uint32))
+    cine(source / "text.dcm", "P", "1.1", "1.1.8", BurnedInAnnotation="YES")
+    cine(source / "nobody.dcm", "P", "", "1.1.9")
+    cine(source / "odd.dcm", "P", "1.1", "1.1.10", Rows=0)
+    cine(source / "cut.dcm", "P", "1.1", "1.1.11")
+    (source / "cut.dcm").write_bytes((source / "cut.dcm").read_bytes()[:-300])
+    (source / "cut-header.dcm").write_bytes((source / "rgb.dcm").read_bytes()[:180])
+    (source / "empty").touch()
+    (source / "notes.txt").write_text("not an image")
+    (source / "loop").symlink_to(source, target_is_directory=True)
+    (source / "dangling").symlink_to(source / "nothing")
+    os.mkfifo(source / "pipe")
+    summary = ingest(source, tmp_path / "out")
+    reasons = by_reason(summary)
+    assert set(reasons) <= set(REASONS)
+    for reason in (
+        "duplicate",
+        "conflicting_patient",
+        "other_modality",
+        "single_frame",
+        "colour",
+        "unsupported_pixels",
+    ):
+        assert reasons.pop(reason) == 1, reason
+    for reason in ("burned_in_annotation", "no_identity", "truncated", "empty", "not_dicom"):
+        assert reasons.pop(reason) == 1, reason
+    assert sum(reasons.values()) == 2 and set(reasons) <= {"bad_header", "no_pixel_data"}
+    assert summary.description["counts"]["found"] == 15
+    assert summary.description["counts"]["ingested"] == 2
+    for name, schema in (("studies", STUDIES_SCHEMA), ("videos", VIDEOS_SCHEMA), ("quarantine", QUARANTINE_SCHEMA)):
+        assert pq.read_schema(tmp_path / "out" / f"{name}.parquet").equals(schema)
+    files = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out" / "videos").rglob("*.*"))
+    assert files == sorted(row["uri"] for row in rows(tmp_path / "out", "videos"))
+
+
+def test_the_dataset_names_nobody(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    cine(source / "Quixotewitz" / "one.dcm", "", "", "", **SECRETS, PatientAge="082Y", PatientSex="F")
+    broken = {**SECRETS, "SOPInstanceUID": "1.2.826.0.1.777.99"}
+    cine(source / "Quixotewitz" / "two.dcm", "", "", "", **broken)
+    (source / "Quixotewitz" / "two.dcm").write_bytes((source / "Quixotewitz" / "two.dcm").read_bytes()[:-9])
+    output = tmp_path / "out"
+    assert by_reason(ingest(source, output)) == {"truncated": 1}
+    words = {word.lower() for value in [*SECRETS.values(), "777.99"] for word in value.replace("^", " ").split()}
+    words -= {"coronary", "for", "general"}
+    everything = [(str(path.relative_to(output)), path.read_bytes()) for path in output.rglob("*") if path.is_file()]
+    everything += [(name, json.dumps(rows(output, name)).encode()) for name in ("studies", "videos", "quarantine")]
+    assert len(everything) == 5 + 3
+    for name, content in everything:
+        for word in words:
+            assert word.encode() not in content.lower(), (name, word)
+            assert word not in name.lower()
+    (study,) = rows(output, "studies")
+    assert (study["sex"], study["age_band"], study["day_offset"]) == ("F", "80-89", 0)
+    # What the hospital needs to find a file again lies beside the key, for its owner only.
+    for path in (tmp_path / "out.key", tmp_path / "out.sources.csv"):
+        assert path.stat().st_mode & 0o777 == 0o600
+    (quarantined,) = rows(output, "quarantine")
+    assert f"{quarantined['source']},Quixotewitz/two.dcm,,truncated" in (tmp_path / "out.sources.csv").read_text()
+
+
+def test_ids_and_splits_belong_to_the_key(tmp_path: Path) -> None:
+    source = patients(tmp_path / "in")
+    first = ingest(source, tmp_path / "a", val_fraction=0.3, test_fraction=0.3)
+    again = ingest(source, tmp_path / "b", key_path=tmp_path / "a.key", val_fraction=0.3, test_fraction=0.3)
+    assert first.description == again.description
+    for name in ("studies", "videos"):
+        assert rows(tmp_path / "a", name) == rows(tmp_path / "b", name)
+    ingest(source, tmp_path / "c")
+    for column in ("study_id", "patient_id"):
+        ids = [{row[column] for row in rows(tmp_path / output, "studies")} for output in "ac"]
+        assert not ids[0] & ids[1]
+    studies = rows(tmp_path / "a", "studies")
+    assert len({row["patient_id"] for row in studies}) == 12
+    assert len({(row["patient_id"], row["split"]) for row in studies}) == 12
+    assert sorted(row["day_offset"] for row in studies) == [0] * 12 + [5] * 12
+    # Incremental: without half of the patients the others are where they were.
+    for patient in range(6):
+        for path in source.glob(f"{patient}-*.dcm"):
+            path.unlink()
+    ingest(source, tmp_path / "d", key_path=tmp_path / "a.key", val_fraction=0.3, test_fraction=0.3)
+    assert all(row in studies for row in rows(tmp_path / "d", "studies"))
+
+
+def test_split_fractions_hold_over_many_patients() -> None:
+    key = Key(b"k" * 32)
+    splits = [key.split_of(f"{patient}", 0.1, 0.2) for patient in range(20_000)]
+    assert splits.count("val") / 20_000 == pytest.approx(0.1, abs=0.01)
+    assert splits.count("test") / 20_000 == pytest.approx(0.2, abs=0.01)
+
+
+def test_side_tables_are_joined(tmp_path: Path) -> None:
+    source = patients(tmp_path / "in", 3)
+    findings = [{"segment": "mid_rca", "stenosis": 70}]
+    reports = [
+        {"study_id": "1.2.3.0.0", "report": "70% stenosis", "findings": findings, "dominance": "right", "lvef": 55},
+        {"study_id": "1.2.3.1.0", "report": "Normal.", "split": "val", "room": "3"},
+        {"study_id": "9.9.9", "report": "of nobody"},
+    ]
+    (tmp_path / "reports.jsonl").write_text("\n".join(json.dumps(row) for row in reports))
+    (tmp_path / "videos.csv").write_text(
+        "sop_instance_uid,coronary_tree,acquisition,boxes\n"
+        '1.2.3.0.0.1,right,diagnostic,"[{""segment"": ""mid_rca"", ""frame"": 1, ""x0"": 0.5}]"\n'
+    )
+    pq.write_table(pa.table({"patient_id": ["P0", "P2"], "split": ["test", "train"]}), tmp_path / "splits.parquet")
+    output = tmp_path / "out"
+    tables = {"reports": tmp_path / "reports.jsonl", "videos": tmp_path / "videos.csv"}
+    summary = ingest(source, output, splits=tmp_path / "splits.parquet", **tables)
+    assert summary.unmatched_reports == 1
+    assert "room" in summary.notes[0]
+    studies = {row["study_id"]: row for row in rows(output, "studies")}
+    key = load_or_create_key(tmp_path / "out.key")
+    first = studies[key.id_of("study", "1.2.3.0.0")]
+    assert (first["report"], first["dominance"], first["lvef"]) == ("70% stenosis", "right", 55)
+    assert first["findings"][0]["segment"] == "mid_rca" and first["findings"][0]["timi"] is None
+    assert studies[key.id_of("study", "1.2.3.0.1")]["report"] is None
+    expected = {"P0": "test", "P1": "val", "P2": "train"}
+    assert {row["patient_id"]: row["split"] for row in studies.values()} == {
+        key.id_of("patient", patient): split for patient, split in expected.items()
+    }
+    (video,) = [row for row in rows(output, "videos") if row["coronary_tree"]]
+    assert video["video_id"] == key.id_of("video", "1.2.3.0.0.1")
+    assert (video["coronary_tree"], video["acquisition"], video["boxes"][0]["x0"]) == ("right", "diagnostic", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("table", "text", "message"),
+    [
+        ("reports", "study,report\n1,x\n", r"'study_id' is missing; the table has study, report"),
+        ("reports", "study_id,report\n1,x\n1,y\n", r"row 2.*stands here again"),
+        ("reports", "study_id,dominance\n1,both\n", r"row 1: 'dominance' is 'both'; it may be right, left, balanced"),
+        ("reports", 'study_id,findings\n1,"[{""segmnt"": 1}]"\n', r"unknown segmnt"),
+        ("reports", "study_id,lvef\n1,good\n", r"row 1: 'lvef'"),
+        ("videos", "uid\n1\n", r"'sop_instance_uid' is missing"),
+        ("splits", "patient_id,split\nP0,training\n", r"'split' is 'training'; it may be train, val, test"),
+        ("splits", "study_id,split\n1.2.3.0.0,val\n1.2.3.0.1,test\n", r"one patient .* test and val"),
+    ],
+)
+def test_a_wrong_table_is_explained(tmp_path: Path, table: str, text: str, message: str) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text(text)
+    with pytest.raises(DataError, match=message):
+        ingest(patients(tmp_path / "in", 1), tmp_path / "out", **{table: path})  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob(".out*"))
+
+
+def test_a_failure_leaves_the_previous_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, output = patients(tmp_path / "in", 2), tmp_path / "out"
+    ingest(source, output)
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+
+    def fail(*_: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(ingest_module, "write_tables", fail)
+    with pytest.raises(OSError, match="no space left"):
+        ingest(source, output)
+    monkeypatch.undo()
+    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
+    (tmp_path / "junk").mkdir()
+    (tmp_path / "junk" / "notes.txt").write_text("no cine")
+    with pytest.raises(DataError, match="none of 1 files became a video"):
+        ingest(tmp_path / "junk", output)
+    with pytest.raises(DataError, match="is no prepared dataset"):
+        ingest(source, tmp_path / "junk")
+    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
+    assert not list(tmp_path.glob(".out*"))
+    cine(source / "new.dcm", "P9", "1.9", "1.9.1")
+    assert ingest(source, output).description["counts"]["ingested"] == 5
+
+
+def test_a_file_that_kills_its_decoder_costs_itself_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = patients(tmp_path / "in", 2)
+    (source / "killer").write_bytes(b"x")
+    convert_batch = ingest_module._convert_batch
+
+    def die(batch: dict[str, np.ndarray], rules: Any) -> Any:
+        if b"killer" in list(batch["path"]):
+            os.abort()
+        return convert_batch(batch, rules)
+
+    monkeypatch.setattr(ingest_module, "_convert_batch", die)
+    summary = ingest(source, tmp_path / "out")
+    assert by_reason(summary) == {"decoder_crash": 1}
+    assert summary.description["counts"]["ingested"] == 4
+
+
+def test_statistics_and_order(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    for place, (time, level) in enumerate([("120000", 40), ("110000", 20), ("130000", 60)]):
+        frames = np.full((2, 32, 32), level, np.uint8)
+        frames[1] = 2 * level
+        tags = {"AcquisitionDate": "20200101", "AcquisitionTime": time, "ImagerPixelSpacing": [0.3, 0.3]}
+        cine(source / f"{place}.dcm", "P", "1.1", f"1.1.{place}", frames, **tags, PositionerPrimaryAngle=level)
+    summary = ingest(source, tmp_path / "out", val_fraction=0, test_fraction=0, max_side=16)
+    videos = rows(tmp_path / "out", "videos")
+    assert [(row["acquisition_order"], row["primary_angle"]) for row in videos] == [(0, 20), (1, 40), (2, 60)]
+    assert {(row["height"], row["width"], row["num_frames"]) for row in videos} == {(16, 16, 2)}
+    assert videos[0]["pixel_spacing"] == pytest.approx(0.6)
+    levels = np.array([40, 80, 20, 40, 60, 120])
+    assert summary.description["pixel_mean"] == pytest.approx(levels.mean())
+    assert summary.description["pixel_std"] == pytest.approx(levels.std())
+
+
+def test_discover_is_sorted_and_survives_loops(tmp_path: Path) -> None:
+    (tmp_path / "b" / "c").mkdir(parents=True)
+    for name in ("z", "b/2", "b/c/1", "a"):
+        (tmp_path / name).touch()
+    (tmp_path / "b" / "up").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "b" / "c" / "beside").symlink_to(tmp_path / "b", target_is_directory=True)
+    assert discover(tmp_path) == [b"a", b"b/2", b"b/c/1", b"z"]
+
+
+def test_a_key_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("secret\n")
+    with pytest.raises(DataError, match="no key file"):
+        load_or_create_key(tmp_path / "key")
+
+
+def test_mistakes_on_the_command_line_end_without_a_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "data_prep", "dicom", "--input", str(tmp_path / "none")]
+    result = subprocess.run([*command, "--output", str(tmp_path / "out")], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ") and "no such folder" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_the_command_prints_a_summary(tmp_path: Path) -> None:
+    from data_prep.__main__ import cli
+
+    source = patients(tmp_path / "in", 2)
+    (source / "notes.txt").write_text("no cine")
+    result = CliRunner().invoke(cli, ["dicom", "--input", str(source), "--output", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    for words in ("found               5 files", "not_dicom", "2 patients, 4 studies", "out.key", "out.sources.csv"):
+        assert words in result.output
+
+
+@pytest.mark.real_data
+@pytest.mark.skipif(not REAL.is_dir(), reason="../shared/data is absent")
+def test_real_files(tmp_path: Path) -> None:
+    summary = ingest(REAL, tmp_path / "out")
+    by_reason(summary)
+    assert summary.description["counts"]["found"] == sum(1 for path in REAL.rglob("*") if path.is_file())
+    (video,) = rows(tmp_path / "out", "videos")
+    assert (video["num_frames"], video["height"], video["width"]) == (96, 512, 512)
+    assert (video["primary_angle"], video["secondary_angle"]) == (-32, 2)
+    assert video["fps"] == pytest.approx(1000 / 33)
