@@ -1,0 +1,150 @@
+"""The losses together, and how their weights move."""
+
+import math
+
+import pytest
+import torch
+
+from deepcoro.losses.multitask import LossWeightScheduler, MultitaskLoss, reduce_counts
+
+
+def small_case():
+    """Outputs of a model with uniform captions, orthogonal embeddings and an error of 2 everywhere."""
+    batch = {
+        "input_ids": torch.tensor([[2, 5, 3], [2, 3, 0]]),
+        "text_length": torch.tensor([3, 2]),
+        "prefix_length": torch.tensor([1, 1]),
+        "has_report": torch.tensor([True, True]),
+        "report_key": torch.tensor([1, 2]),
+        "valid": torch.tensor([[True], [False]]),
+    }
+    out = {
+        "video_embedding": torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
+        "text_embedding": torch.tensor([[0.0, 1.0], [1.0, 0.0]]),
+        "logit_scale": torch.tensor(2.0),
+        "logit_bias": torch.tensor(-1.0),
+        "caption_logits": torch.zeros(2, 2, 8),
+        "prediction": torch.full((2, 4, 3), 2.0),
+        "target": torch.zeros(2, 4, 3),
+    }
+    return out, batch
+
+
+def softplus(x):
+    return math.log(1 + math.exp(x))
+
+
+# Positives score -1, negatives 2 - 1 = 1; a uniform caption costs log 8 a token, smoothed or not; errors are 4.
+CONTRASTIVE = (2 * softplus(1) + 2 * softplus(1)) / 2
+CAPTIONING = math.log(8)
+MASKED = 4.0
+
+
+def test_means_and_default_total_by_hand():
+    losses = MultitaskLoss()(*small_case())
+    assert losses["contrastive"].item() == pytest.approx(CONTRASTIVE, rel=1e-6)
+    assert losses["captioning"].item() == pytest.approx(CAPTIONING, rel=1e-6)
+    assert losses["masked_modeling"].item() == pytest.approx(MASKED)
+    assert losses["total"].item() == pytest.approx(CONTRASTIVE + CAPTIONING + 0.1 * MASKED, rel=1e-6)
+    assert set(losses) == {"contrastive", "captioning", "masked_modeling", "total"}
+
+
+def test_given_weights_replace_their_own_only():
+    losses = MultitaskLoss({"captioning": 3.0})(*small_case())
+    assert losses["total"].item() == pytest.approx(CONTRASTIVE + 3 * CAPTIONING + 0.1 * MASKED, rel=1e-6)
+
+
+def test_softmax_is_chosen_by_name():
+    losses = MultitaskLoss(contrastive_loss_type="softmax")(*small_case())
+    assert losses["contrastive"].item() == pytest.approx(-math.log(1 / (1 + math.exp(2))), rel=1e-6)
+
+
+def test_counts_by_hand():
+    _, batch = small_case()
+    counts = MultitaskLoss().counts(batch, num_hidden=4)
+    assert {name: int(n) for name, n in counts.items()} == {"contrastive": 2, "captioning": 3, "masked_modeling": 4}
+    batch["has_report"][0] = False
+    assert int(MultitaskLoss().counts(batch, num_hidden=4)["captioning"]) == 1
+
+
+def test_a_loss_without_its_parts_is_left_out():
+    out, batch = small_case()
+    only = {name: out[name] for name in ("prediction", "target")}
+    losses = MultitaskLoss()(only, {"valid": batch["valid"], "has_report": batch["has_report"]})
+    assert set(losses) == {"masked_modeling", "total"}
+    assert losses["total"].item() == pytest.approx(0.1 * MASKED)
+
+
+def test_a_batch_of_nothing_is_zero_and_not_nan():
+    out, batch = small_case()
+    batch |= {"has_report": torch.tensor([False, False]), "valid": torch.tensor([[False], [False]])}
+    assert MultitaskLoss()(out, batch)["total"].item() == 0
+
+
+def test_counts_of_one_worker_are_its_own():
+    assert {k: float(v) for k, v in reduce_counts({"a": torch.tensor(3), "b": torch.tensor(2**40)}).items()} == {
+        "a": 3.0,
+        "b": 2.0**40,
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"loss_weights": {"contrast": 1.0}}, "contrast"),
+        ({"loss_weights": {"captioning": -1.0}}, "captioning"),
+        ({"loss_weights": {"captioning": math.nan}}, "captioning"),
+        ({"contrastive_loss_type": "hinge"}, "sigmoid, softmax"),
+    ],
+)
+def test_unknown_losses_and_bad_weights_are_refused(values, named):
+    with pytest.raises(ValueError, match=named):
+        MultitaskLoss(**values)
+
+
+INITIAL, FINAL = {"contrastive": 1.0, "captioning": 0.5}, {"contrastive": 0.0, "captioning": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("kind", "step", "captioning"),
+    [
+        ("linear", 0, 0.5), ("linear", 100, 0.5), ("linear", 150, 0.75), ("linear", 300, 1.5), ("linear", 9999, 1.5),
+        ("cosine", 0, 0.5), ("cosine", 150, 0.5 + (1 - math.sqrt(0.5)) / 2), ("cosine", 200, 1.0), ("cosine", 300, 1.5),
+        ("step", 0, 0.5), ("step", 200, 0.5), ("step", 299, 0.5), ("step", 300, 1.5), ("step", 301, 1.5),
+    ],
+)  # fmt: skip
+def test_weights_by_hand(kind, step, captioning):
+    weights = LossWeightScheduler(INITIAL, FINAL, 100, 300, kind).weights(step)
+    assert weights["captioning"] == pytest.approx(captioning)
+    assert weights["contrastive"] == pytest.approx(1.5 - captioning)
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine", "step"])
+def test_a_weight_that_should_rise_never_falls(kind):
+    scheduler = LossWeightScheduler(INITIAL, FINAL, 100, 300, kind)
+    rising = [scheduler.weights(step)["captioning"] for step in range(400)]
+    assert rising == sorted(rising)
+    assert (rising[0], rising[-1]) == (0.5, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"schedule_type": "sine"}, "sine"),
+        ({"warmup_steps": 300}, "300"),
+        ({"warmup_steps": -1}, "-1"),
+        ({"initial": {"captions": 1.0}}, "captions"),
+        ({"final": {"captioning": -1.0}}, "captioning"),
+    ],
+)
+def test_schedules_that_cannot_be_are_refused(values, named):
+    with pytest.raises(ValueError, match=named):
+        LossWeightScheduler(**({"initial": INITIAL, "final": FINAL, "warmup_steps": 100, "total_steps": 300} | values))
+
+
+def test_weights_named_at_one_end_only_keep_their_default_or_are_refused():
+    try:
+        weights = LossWeightScheduler({"captioning": 0.5}, {"contrastive": 2.0}).weights(20_000)
+    except ValueError:
+        return
+    assert weights["contrastive"] == 2.0

@@ -1,0 +1,145 @@
+"""Two workers are one: their gradients are those of one worker on the joint batch, to the last digits.
+
+The file is also the program that a worker runs: ``python test_distributed.py FOLDER RANK WORLD``.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+
+WEIGHTS = {"contrastive": 1.0, "captioning": 1.0, "masked_modeling": 0.1}
+ROOT = Path(__file__).parents[2]
+# Name: overrides, number of micro-batches a worker.
+CASES = {
+    "sigmoid": ((), 1),
+    "softmax": (("contrastive.loss_type=softmax",), 1),
+    "accumulated": (("loss.weights.contrastive=0",), 2),
+    "studies": (("data.unit=study", "data.num_videos=2"), 1),
+    "one worker without reports": ((), 1),
+}
+
+
+def run_case(case, rank, world):
+    """One SGD step on this worker's part of a case -> losses, gradients and new weights."""
+    from deepcoro.losses.multitask import MultitaskLoss
+    from deepcoro.models.multitask import MultitaskModel
+    from deepcoro.training.step import train_step
+
+    config = case["config"]
+    torch.manual_seed(0)
+    model = bare = MultitaskModel.from_pretrained_text(config).double()
+    bare.load_state_dict(case["weights"])
+    if world > 1:
+        model = torch.nn.parallel.DistributedDataParallel(bare)
+    optimizer = torch.optim.SGD([p for p in bare.parameters() if p.requires_grad], lr=0.1)
+    loss = MultitaskLoss(contrastive_loss_type=config.contrastive.loss_type)
+    weights = {name: weight for name, weight in WEIGHTS.items() if config.loss.is_used(name)}
+    batches = case["batches"][rank] if world > 1 else case["joint"]
+    result = train_step(model, loss, optimizer, batches, weights, config.num_visible, max_grad_norm=1e9)
+    return {
+        "losses": result.losses,
+        "total": result.total,
+        "grad_norm": result.grad_norm,
+        "valid_share": result.valid_share,
+        "gradients": {name: p.grad for name, p in bare.named_parameters() if p.grad is not None},
+        "weights": {name: p.detach() for name, p in bare.named_parameters()},
+    }
+
+
+def worker(folder, rank, world):
+    """Run every case in a process group, and leave the outcomes in ``folder``."""
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
+    cases = torch.load(f"{folder}/cases.pt", weights_only=False)
+    torch.save({name: run_case(case, rank, world) for name, case in cases.items()}, f"{folder}/outcome-{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def join(parts):
+    """The rows of all parts, texts padded to the longest."""
+    longest = max(part["input_ids"].shape[1] for part in parts)
+    parts = [
+        part | {"input_ids": torch.nn.functional.pad(part["input_ids"], (0, longest - part["input_ids"].shape[1]))}
+        for part in parts
+    ]
+    return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+
+
+@pytest.fixture(scope="module")
+def outcomes(tiny_config, tiny_model, random_batch, tmp_path_factory):
+    """``outcomes[case]`` -> (one worker on the joint batch, [rank 0, rank 1])."""
+    folder, cases = tmp_path_factory.mktemp("distributed"), {}
+    for name, (overrides, num_batches) in CASES.items():
+        config = tiny_config(*overrides)
+        views = config.data.num_videos
+        batches = []
+        for rank in range(2):
+            mine = [random_batch(config, 3, views, 10 * rank + b + 1, 8 + 3 * rank + b) for b in range(num_batches)]
+            for batch in mine:
+                batch["report_key"] = torch.tensor([1, 2, 3]) if rank == 0 else torch.tensor([4, 1, 6])
+                if rank == 1:  # fewer reports and fewer views than the other worker has
+                    batch["has_report"] = torch.tensor([True, True, False])
+                    batch["valid"][2, 0] = False
+                    if name.startswith("one worker without"):
+                        batch["has_report"][:] = False
+            batches.append(mine)
+        joint = [join([b for mine in batches for b in mine])]
+        weights = tiny_model(config, seed=3).double().state_dict()
+        cases[name] = {"config": config, "batches": batches, "joint": joint, "weights": weights}
+    torch.save(cases, folder / "cases.pt")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    command = [sys.executable, __file__, str(folder)]
+    running = [
+        subprocess.Popen([*command, str(rank), "2"], env=environment, stderr=subprocess.PIPE, text=True)
+        for rank in (0, 1)
+    ]
+    try:
+        ones = {name: run_case(case, 0, 1) for name, case in cases.items()}
+        errors = [process.communicate(timeout=120)[1] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    assert [process.returncode for process in running] == [0, 0], "\n".join(errors)
+    ranks = [torch.load(folder / f"outcome-{rank}.pt", weights_only=False) for rank in (0, 1)]
+    return {name: (one, [rank[name] for rank in ranks]) for name, one in ones.items()}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_are_those_of_the_joint_batch(outcomes, case):
+    one, ranks = outcomes[case]
+    assert sum(g.abs().sum().item() for g in one["gradients"].values()) > 0
+    for rank in ranks:
+        assert rank["gradients"].keys() == one["gradients"].keys()
+        for name, grad in one["gradients"].items():
+            assert (rank["gradients"][name] - grad).abs().max() < 1e-8, name
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_weights_after_the_step_are_equal(outcomes, case):
+    one, ranks = outcomes[case]
+    for name, weight in one["weights"].items():
+        assert torch.equal(ranks[0]["weights"][name], ranks[1]["weights"][name]), name
+        assert (ranks[0]["weights"][name] - weight).abs().max() < 1e-8, name
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_reported_is_of_the_joint_batch_on_every_worker(outcomes, case):
+    one, ranks = outcomes[case]
+    for rank in ranks:
+        for name in ("total", "grad_norm", "valid_share"):
+            assert abs(rank[name].item() - one[name].item()) < 1e-8
+        assert rank["losses"].keys() == one["losses"].keys()
+        for name, value in one["losses"].items():
+            assert abs(rank["losses"][name].item() - value.item()) < 1e-8
+
+
+if __name__ == "__main__":
+    worker(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

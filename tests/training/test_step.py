@@ -1,0 +1,130 @@
+"""One optimizer step: what it divides by, clips, refuses and reports."""
+
+import pytest
+import torch
+
+from deepcoro.errors import TrainingError
+from deepcoro.losses.multitask import MultitaskLoss
+from deepcoro.training.step import train_step
+
+WEIGHTS = {"contrastive": 1.0, "captioning": 1.0, "masked_modeling": 0.1}
+NO_PAIRS = ("loss.weights.contrastive=0",)
+
+
+def take_step(model, batches, config, weights=WEIGHTS, **more):
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    more = {"max_grad_norm": 1e9} | more
+    return train_step(model, MultitaskLoss(), optimizer, batches, weights, config.num_visible, **more)
+
+
+def gradients(model):
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_its_gradients_are_those_of_the_weighted_mean_losses(tiny_config, tiny_model, random_batch):
+    config, batch = tiny_config(), random_batch(tiny_config())
+    batch["has_report"][1] = False
+    model, plain = tiny_model(config).double(), tiny_model(config).double()
+    result = take_step(model, [batch], config)
+    losses = MultitaskLoss()(plain(batch, config.num_visible), batch)
+    total = losses["contrastive"] + losses["captioning"] + 0.1 * losses["masked_modeling"]
+    total.backward()
+    assert result.total.item() == pytest.approx(total.item(), abs=1e-9)
+    for name, grad in gradients(plain).items():
+        assert torch.allclose(gradients(model)[name], grad, atol=1e-10)
+    for (name, p), (_, start) in zip(model.named_parameters(), plain.named_parameters(), strict=True):
+        if p.grad is not None:
+            assert torch.allclose(p, start - 0.1 * p.grad, atol=1e-12), name
+
+
+def test_accumulated_micro_batches_are_one_batch(tiny_config, tiny_model, random_batch):
+    """Unequal lengths, missing reports and lost views: only a division by the joint counts makes them equal."""
+    config = tiny_config(*NO_PAIRS)
+    batch = random_batch(config, rows=4, length=12)
+    batch["has_report"] = torch.tensor([True, True, True, False])
+    batch["valid"][1] = False
+    batch["has_report"][1] = False
+    parts = [{key: value[half] for key, value in batch.items()} for half in (slice(0, 1), slice(1, 4))]
+    one, two = tiny_model(config).double(), tiny_model(config).double()
+    weights = {"captioning": 1.0, "masked_modeling": 0.1}
+    together, apart = take_step(one, [batch], config, weights), take_step(two, parts, config, weights)
+    for name, value in together.losses.items():
+        assert apart.losses[name].item() == pytest.approx(value.item(), abs=1e-9)
+    assert apart.valid_share.item() == together.valid_share.item() == 0.75
+    for name, grad in gradients(one).items():
+        assert torch.allclose(gradients(two)[name], grad, atol=1e-10)
+
+
+def test_gradients_are_clipped_to_the_norm(tiny_config, tiny_model, random_batch):
+    config = tiny_config()
+    model = tiny_model(config)
+    result = take_step(model, [random_batch(config)], config, max_grad_norm=0.01)
+    assert result.grad_norm > 0.01  # what it was before
+    norm = torch.stack([g.norm() for g in gradients(model).values()]).norm()
+    assert norm.item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_old_gradients_do_not_linger(tiny_config, tiny_model, random_batch):
+    config = tiny_config()
+    model = tiny_model(config)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    norms = [
+        train_step(
+            model, MultitaskLoss(), optimizer, [random_batch(config)], WEIGHTS, config.num_visible
+        ).grad_norm.item()
+        for _ in range(3)
+    ]
+    assert norms == pytest.approx([norms[0]] * 3)
+
+
+@pytest.mark.parametrize("poison", ["logit_scale", "video_encoder.embed.weight"])
+def test_a_loss_that_is_not_finite_stops_and_leaves_the_weights(tiny_config, tiny_model, random_batch, poison):
+    config = tiny_config()
+    model = tiny_model(config)
+    model.get_parameter(poison).data.fill_(float("nan"))
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    batch = random_batch(config) | {"unit_id": ["video-7", "b", "c", "d"]}
+    with pytest.raises(TrainingError, match="not finite.*video-7"):
+        take_step(model, [batch], config)
+    for name, p in model.named_parameters():
+        assert torch.equal(p.nan_to_num(), before[name].nan_to_num())
+
+
+def test_a_batch_of_nothing_is_a_step_of_nothing(tiny_config, tiny_model, random_batch):
+    config = tiny_config()
+    model, batch = tiny_model(config), random_batch(config)
+    batch |= {"valid": torch.zeros(4, 1, dtype=torch.bool), "has_report": torch.zeros(4, dtype=torch.bool)}
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    result = take_step(model, [batch], config)
+    assert (result.total.item(), result.valid_share.item()) == (0.0, 0.0)
+    for name, p in model.named_parameters():
+        assert torch.equal(p, before[name])
+
+
+def test_half_precision_on_the_cpu_keeps_losses_in_single(tiny_config, tiny_model, random_batch):
+    config = tiny_config()
+    single = take_step(tiny_model(config), [random_batch(config)], config)
+    half = take_step(tiny_model(config), [random_batch(config)], config, precision="bf16")
+    for name, value in single.losses.items():
+        assert half.losses[name].dtype == torch.float32
+        assert half.losses[name].item() == pytest.approx(value.item(), rel=0.03)
+
+
+def test_a_weight_of_zero_gives_no_gradient(tiny_config, tiny_model, random_batch):
+    config = tiny_config()
+    model = tiny_model(config)
+    take_step(model, [random_batch(config)], config, WEIGHTS | {"captioning": 0.0})
+    for name, grad in gradients(model).items():
+        assert (grad == 0).all() == name.startswith("captioning_decoder") or name.endswith("key.bias")
+
+
+def test_training_lowers_every_loss(tiny_config, tiny_model, random_batch):
+    config = tiny_config()
+    model, batch = tiny_model(config), random_batch(config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    results = [
+        train_step(model, MultitaskLoss(label_smoothing=0.0), optimizer, [batch], WEIGHTS, config.num_visible)
+        for _ in range(40)
+    ]
+    for name in WEIGHTS:
+        assert results[-1].losses[name] < 0.9 * results[0].losses[name]
