@@ -9,12 +9,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from deepcoro.config_seed import from_seed_keys
+from deepcoro.config_seed import SEED_KEYS, from_seed_keys
 from deepcoro.errors import ConfigError
 
 PUBMEDBERT = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract-fulltext"
@@ -32,7 +32,24 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 
 
-class Section(BaseModel):
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)
+
+
+class _SpeaksPlainly(ModelMetaclass):
+    """Turns pydantic's errors into a ``ConfigError`` where a section is made by hand, and only there: sections inside
+    others report to the outermost, which knows the whole path of a key."""
+
+    def __call__(cls, **values: Any) -> Any:
+        try:
+            return super().__call__(**values)
+        except ValidationError as error:
+            raise ConfigError(_explain(error, cast(type[BaseModel], cls))) from None
+
+
+class Section(BaseModel, metaclass=_SpeaksPlainly):
     """A frozen group of fields that refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -77,6 +94,7 @@ class VideoEncoderConfig(Section):
     num_heads: Positive | None = None
     tubelet: tuple[Positive, Positive, Positive] = (2, 16, 16)  # frames, pixels, pixels
     drop_path: Share = 0.0
+    patch_norm: bool = True  # normalise the pixels of each tubelet before they are embedded
 
     @model_validator(mode="before")
     @classmethod
@@ -259,7 +277,7 @@ class Config(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "multitask"
     root: str = "runs"  # folder or URI under which the run's folder lies
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     data: DataConfig = DataConfig()
     video_encoder: VideoEncoderConfig = VideoEncoderConfig()
     text_encoder: TextEncoderConfig = TextEncoderConfig()
@@ -271,12 +289,6 @@ class Config(Section):
     training: TrainingConfig = TrainingConfig()
     resources: ResourcesConfig = ResourcesConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-
-    def __init__(self, **values: Any) -> None:
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            raise ConfigError(_explain(error)) from None
 
     @model_validator(mode="after")
     def _check(self) -> Config:
@@ -351,7 +363,11 @@ class Config(Section):
             path, equals, text = assignment.partition("=")
             if not equals or not path:
                 raise ConfigError(f"{assignment!r} is not of the form section.field=value")
-            _set(changes, path.split("."), yaml.safe_load(text))
+            try:
+                value = yaml.safe_load(text)
+            except yaml.YAMLError as error:
+                raise ConfigError(f"{assignment!r}: the value is not YAML: {error}") from None
+            _set(changes, path.split("."), value)
         return self.merge(changes)
 
     def merge(self, changes: Mapping[str, Any]) -> Config:
@@ -394,8 +410,10 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def _set(target: dict[str, Any], path: list[str], value: Any) -> None:
-    for key in path[:-1]:
+    for depth, key in enumerate(path[:-1], start=1):
         target = target.setdefault(key, {})
+        if not isinstance(target, dict):
+            raise ConfigError(f"{'.'.join(path[:depth])} is given as a value and as a section with {path[-1]!r} in it")
     target[path[-1]] = value
 
 
@@ -407,20 +425,29 @@ def _overlay(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, section: type[BaseModel]) -> str:
     """One line a mistake: where it is, what is wrong, and the nearest known key."""
     lines = []
     for item in error.errors(include_url=False):
         where = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            known = _field_paths(Config)
-            near = difflib.get_close_matches(where, known, n=1, cutoff=0.0)
-            lines.append(f"unknown key {where!r}; the nearest known is {near[0]!r}")
+            lines.append(f"unknown key {where!r}; the nearest known is {_nearest(where, section)!r}")
         elif where:
             lines.append(f"{where}: {item['msg']}, got {item['input']!r}")
         else:
             lines.append(item["msg"].removeprefix("Value error, "))
     return "\n".join(lines)
+
+
+def _nearest(key: str, section: type[BaseModel]) -> str:
+    """The known key most like ``key``, compared whole and by its last part, which is what is misspelt most often."""
+    names: dict[str, str] = {}
+    for path in _field_paths(section):
+        names.setdefault(path.split(".")[-1], path)
+        names[path] = path
+    if section is Config:
+        names |= {flat: flat for flat in SEED_KEYS if flat not in names}
+    return names[difflib.get_close_matches(key, names, n=1, cutoff=0.0)[0]]
 
 
 def _field_paths(section: type[BaseModel], prefix: str = "") -> list[str]:

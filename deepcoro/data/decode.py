@@ -6,6 +6,7 @@ Files are always opened by path: decord kills the process on damaged data given 
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,16 +34,22 @@ def decode_frames(path: str, indices: np.ndarray, num_frames: int) -> np.ndarray
     """
     if not Path(path).is_file() or Path(path).stat().st_size == 0:
         raise DataError(f"{path}: the video is missing or empty")
-    read = _read_decord if decord is not None else _read_av
+    indices = np.asarray(indices)
     try:
-        found, frames = read(path, np.asarray(indices), num_frames)
-    except DataError:
-        raise
+        found, frames = _read(path, indices, num_frames)
     except Exception as error:  # both decoders raise types of their own for damaged files; all mean the same here
         raise DataError(f"{path}: cannot be decoded: {error}") from error
     if found != num_frames:
         raise DataError(f"{path}: holds {found} frames, the table says {num_frames}")
     return frames
+
+
+def _read(path: str, indices: np.ndarray, num_frames: int) -> tuple[int, np.ndarray]:
+    if decord is not None:
+        # decord cannot hand out frames of some narrow widths (24, 48, 72 pixels); PyAV reads them, and refuses damage too.
+        with contextlib.suppress(decord.DECORDError):
+            return _read_decord(path, indices, num_frames)
+    return _read_av(path, indices, num_frames)
 
 
 def _read_decord(path: str, indices: np.ndarray, num_frames: int) -> tuple[int, np.ndarray]:

@@ -86,6 +86,8 @@ class PreparedDataset:
                 card = json.loads(stream.read())
         except FileNotFoundError:
             raise DataError(f"{path}/dataset.json is missing: the dataset was not finished; prepare it again") from None
+        except ValueError as error:  # not UTF-8, or not JSON
+            raise DataError(f"{path}/dataset.json cannot be read ({error}); prepare the dataset again") from error
         dataset = cls(path, tables[0], tables[1], card)
         dataset._check()
         return dataset

@@ -27,11 +27,12 @@ def target_text(study: dict[str, Any], tree: str | None, whole_study: bool) -> s
     """The text a unit is trained on, or ``None``.
 
     A clip's target is the findings of the tree in view, so that a right coronary cine never learns to recite the left;
-    a study's target is its whole report. Without findings (or without a known tree) it is the report as it stands.
+    a study's target is its whole report. Without findings, or without a known tree, it
+    is the report as it stands: a cine whose tree is not known never learns the findings of both.
     """
     findings = study.get("findings")
     report = study.get("report") or None
-    if findings is None or (report is not None and (whole_study or tree is None)):
+    if findings is None or (not whole_study and tree is None) or (whole_study and report is not None):
         return report
     read = [Finding.from_dict(row) for row in findings]
     return render_report(read, study.get("dominance"), None if whole_study else tree)
@@ -70,7 +71,14 @@ class ReportTokenizer:
                 "start "
                 "(cls or bos), end (sep or eos) and pad tokens"
             )
-        return cls(backend.to_str(), start, end, tokenizer.pad_token_id, max_length)
+        made = cls(backend.to_str(), start, end, tokenizer.pad_token_id, max_length)
+        framed = made._tokenizer.encode("normal").ids
+        if framed[0] != start or framed[-1] != end:
+            raise ConfigError(
+                f"the tokenizer of {tokenizer.name_or_path!r} does not put its start and end tokens around a text; "
+                "give it a post-processor that does"
+            )
+        return made
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (ReportTokenizer, self._state)
@@ -99,11 +107,15 @@ class ReportTokenizer:
         return ids, lengths
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Ids up to the first end token -> text, with the spacing that word pieces lose: ``70 %`` -> ``70%``."""
+        """Ids up to the first end token -> text, with the spacing that word pieces lose: ``70 %`` -> ``70%``.
+
+        A token that stands for an unknown word stays visible in the text.
+        """
         kept = list(ids)
         if self.end_id in kept:
             kept = kept[: kept.index(self.end_id)]
-        return tidy_spacing(self._tokenizer.decode(kept, skip_special_tokens=True))
+        kept = [token for token in kept if token not in (self.start_id, self.pad_id)]
+        return tidy_spacing(self._tokenizer.decode(kept, skip_special_tokens=False))
 
 
 def tidy_spacing(text: str) -> str:

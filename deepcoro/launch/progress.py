@@ -12,6 +12,9 @@ from types import TracebackType
 from deepcoro.config import Config
 
 
+_TAIL_BYTES = 65536  # of metrics.jsonl: the newest lines, however long the run
+
+
 class Progress:
     """Follows ``metrics.jsonl`` while a run trains. On a terminal the line is rewritten; in a log it comes now and
     then."""
@@ -24,7 +27,7 @@ class Progress:
         self._told: set[str] = set()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
-        self._from = self.path.stat().st_size if self.path.exists() else 0
+        self._started = time.time()
         self._first: tuple[float, int] | None = None
         self._shown = ""
 
@@ -73,10 +76,10 @@ class Progress:
     def _line(self) -> str:
         if not self.path.exists():
             return ""
-        with self.path.open() as stream:
-            stream.seek(self._from)
-            rows = [json.loads(row) for row in stream if row.endswith("\n")]
-        rows = [row for row in rows if "loss/total" in row]
+        with self.path.open("rb") as stream:
+            stream.seek(max(0, self.path.stat().st_size - _TAIL_BYTES))
+            rows = [json.loads(row) for row in stream if row.startswith(b"{") and row.endswith(b"}\n")]
+        rows = [row for row in rows if "loss/total" in row and row["time"] >= self._started]
         if not rows:
             return ""
         newest, total = rows[-1], self.config.training.num_steps

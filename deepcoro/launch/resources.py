@@ -28,8 +28,11 @@ ENVIRONMENT = {
 }
 
 
-def start_ray() -> None:
-    """Join the cluster that ``RAY_ADDRESS`` or a job names, else start Ray on this machine; quietly."""
+def start_ray(num_cpus: int | None = None) -> None:
+    """Join the cluster that ``RAY_ADDRESS`` or a job names, else start Ray on this machine; quietly.
+
+    ``num_cpus`` is what a Ray that is started here counts (``None``: the machine's cores).
+    """
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     if ray.is_initialized():
@@ -40,7 +43,7 @@ def start_ray() -> None:
         # What Ray's processes say stays in its log files: what matters to a run is in the run's folder, or is raised
         # here.
         options |= {"include_dashboard": False, "log_to_driver": False, "address": "local"}
-        options |= {"object_store_memory": _OBJECT_STORE_BYTES}
+        options |= {"object_store_memory": _OBJECT_STORE_BYTES, "num_cpus": num_cpus}
     ray.init(**options)
 
 

@@ -19,7 +19,7 @@ from deepcoro.data.tables import PreparedDataset, Units
 from deepcoro.errors import ConfigError, DataError
 from deepcoro.launch.progress import Progress
 from deepcoro.launch.resources import check_resources, start_ray, threads_per_worker
-from deepcoro.models.text_encoder import load_tokenizer
+from deepcoro.models.text_encoder import load_tokenizer, longest_text
 from deepcoro.training.checkpoint import committed_steps, newest_checkpoint
 from deepcoro.training.loop import run_tokenizer, train_worker
 
@@ -143,6 +143,13 @@ def save_tokenizer(config: Config, run: Path) -> Config:
             f"{config.text_encoder.source!r} has "
             f"{tokenizer.vocab_size} tokens; leave it out, or set it to that"
         )
+    if config.loss.is_used("contrastive"):
+        longest = longest_text(config.text_encoder.source)
+        if longest is not None and config.data.max_text_length > longest:
+            raise ConfigError(
+                f"data.max_text_length is {config.data.max_text_length}, and the text encoder "
+                f"{config.text_encoder.source!r} takes {longest} tokens at most"
+            )
     return config.merge({"captioning": {"vocab_size": tokenizer.vocab_size}})
 
 

@@ -133,6 +133,8 @@ class LossWeightScheduler:
     def __post_init__(self) -> None:
         check_weights(self.initial)
         check_weights(self.final)
+        if self.initial.keys() != self.final.keys():
+            raise ValueError(f"initial and final must name the same losses, got {[*self.initial]} and {[*self.final]}")
         if self.schedule_type not in ("linear", "cosine", "step"):
             raise ValueError(f"schedule_type must be linear, cosine or step, got {self.schedule_type!r}")
         if not 0 <= self.warmup_steps < self.total_steps:

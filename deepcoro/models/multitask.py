@@ -175,4 +175,5 @@ def _build_video_encoder(config: Config) -> nn.Module:
         part.depth,
         part.num_heads,
         part.drop_path,
+        part.patch_norm,
     )

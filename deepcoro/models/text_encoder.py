@@ -16,7 +16,10 @@ from deepcoro.errors import ConfigError
 
 
 class TextEncoder(nn.Module):
-    """A transformers encoder; the vector is the last layer at the first token.
+    """A transformers encoder; the vector is the mean of the last layer over the text's tokens.
+
+    The mean, and not the first token: masked language models such as PubMedBERT were never taught to gather a text in
+    their first token, and an untrained one gives nearly the same first token to every text.
 
     Make one with ``from_pretrained`` (published or saved weights) or ``from_config`` (the architecture alone, for
     weights that a checkpoint brings).
@@ -51,9 +54,16 @@ class TextEncoder(nn.Module):
 
     def forward(self, input_ids: Tensor, text_length: Tensor) -> Tensor:
         """``input_ids`` [B, L], of which ``text_length`` [B] are text -> [B, D]. Padding is never attended to."""
-        attention = torch.arange(input_ids.shape[1], device=input_ids.device) < text_length[:, None]
-        out = self.transformer(input_ids=input_ids, attention_mask=attention.long())
-        return out.last_hidden_state[:, 0]
+        kept = torch.arange(input_ids.shape[1], device=input_ids.device) < text_length[:, None]
+        out = self.transformer(input_ids=input_ids, attention_mask=kept.long()).last_hidden_state
+        return torch.where(kept.unsqueeze(-1), out, 0).sum(dim=1) / text_length.unsqueeze(-1)
+
+
+def longest_text(source: str) -> int | None:
+    """Positions that the text encoder at ``source`` has, or ``None`` where its description does not say."""
+    from transformers import AutoConfig
+
+    return getattr(_load(AutoConfig, source, "text encoder"), "max_position_embeddings", None)
 
 
 def load_tokenizer(source: str) -> Any:

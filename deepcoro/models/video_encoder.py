@@ -41,6 +41,8 @@ class VideoEncoder(nn.Module):
         tubelet: frames, pixels, pixels of one token.
         width, depth, num_heads: of the transformer; ``width`` D is also that of the tokens and the pooled vector.
         drop_path: share of residual branches skipped at the last block, rising linearly from 0 at the first.
+        patch_norm: normalise the pixels of a tubelet before they are embedded (the first half of Dual PatchNorm,
+            2302.01327). Where a still background outshines thin vessels, it is what lets training from scratch begin.
 
     Raises:
         ValueError: a clip does not divide into tubelets, or has another shape than the encoder was made for.
@@ -55,6 +57,7 @@ class VideoEncoder(nn.Module):
         depth: int = 12,
         num_heads: int = 12,
         drop_path: float = 0.0,
+        patch_norm: bool = True,
     ) -> None:
         super().__init__()
         self.positions: Tensor
@@ -65,6 +68,7 @@ class VideoEncoder(nn.Module):
         self.tubelet = tubelet
         self.grid = (num_frames // t, frame_size // h, frame_size // w)
         self.width = width
+        self.patch_norm = nn.LayerNorm(t * h * w) if patch_norm else nn.Identity()
         self.embed = nn.Linear(t * h * w, width)
         self.register_buffer("positions", sincos_positions(self.grid, width), persistent=False)
         rates = torch.linspace(0, drop_path, depth).tolist()
@@ -86,7 +90,7 @@ class VideoEncoder(nn.Module):
         positions = self.positions.to(clip.dtype).expand(len(clip), -1, -1)
         if visible is not None:
             tubelets, positions = gather_tokens(tubelets, visible), gather_tokens(positions, visible)
-        tokens = self.embed(tubelets) + positions
+        tokens = self.embed(self.patch_norm(tubelets)) + positions
         for block in self.blocks:
             tokens = block(tokens)
         return self.norm(tokens)

@@ -12,12 +12,14 @@ from torch.utils.tensorboard import SummaryWriter
 
 
 class Board:
-    """Writes scalars of a run's folder as they come."""
+    """Writes scalars of a run's folder as they come, from ``first_step`` on.
 
-    def __init__(self, run: Path, start_step: int) -> None:
-        # Events after the checkpoint belong to steps that are run again: TensorBoard drops them.
-        self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=start_step or None, flush_secs=10)
-        self._lines = (run / "metrics.jsonl").open("a", buffering=1)
+    What an earlier start wrote of that step or later is taken out of both: those steps are run again, and stand once.
+    """
+
+    def __init__(self, run: Path, first_step: int) -> None:
+        self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=first_step, flush_secs=10)
+        self._lines = _lines_before(run / "metrics.jsonl", first_step).open("a", buffering=1)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write ``values`` at ``step``."""
@@ -33,6 +35,16 @@ class Board:
         """Flush and close."""
         self._writer.close()
         self._lines.close()
+
+
+def _lines_before(path: Path, step: int) -> Path:
+    """The file, without its lines of ``step`` and later."""
+    if path.exists():
+        kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] < step]
+        scratch = path.with_suffix(".partial")
+        scratch.write_text("".join(line + "\n" for line in kept))
+        scratch.replace(path)
+    return path
 
 
 def note_problems(run: Path, batches: Iterable[Mapping[str, np.ndarray]]) -> None:

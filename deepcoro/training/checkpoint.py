@@ -41,6 +41,8 @@ def save_checkpoint(
     """
     folder = run / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(".*"):  # of a writer that was killed; a run has one writer at a time
+        shutil.rmtree(left)
     scratch = folder / f".{step}-{uuid.uuid4().hex[:8]}"
     scratch.mkdir()
     try:
@@ -63,13 +65,15 @@ def save_checkpoint(
         _flush(scratch)
         place = folder / str(step)
         if place.exists():
-            shutil.rmtree(place)
+            place.rename(folder / f".{step}-replaced")
         scratch.rename(place)
+        _flush_one(folder)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
     for old in committed_steps(run)[:-keep]:
         shutil.rmtree(folder / str(old))
+    shutil.rmtree(folder / f".{step}-replaced", ignore_errors=True)
     return place
 
 
@@ -93,13 +97,14 @@ def verify_checkpoint(checkpoint: Path) -> dict[str, Any]:
     """
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{checkpoint}: {MANIFEST} cannot be read ({error}); use another checkpoint") from error
-    for name, wanted in manifest["files"].items():
+        files = {str(name): (wanted["bytes"], wanted["sha256"]) for name, wanted in manifest["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{checkpoint}: {MANIFEST} cannot be read ({error!r}); use another checkpoint") from error
+    for name, (size, digest) in files.items():
         path = checkpoint / name
         if not path.is_file():
             raise CheckpointError(f"{checkpoint}: {name} is missing; use another checkpoint")
-        if path.stat().st_size != wanted["bytes"] or _sha256(path) != wanted["sha256"]:
+        if path.stat().st_size != size or _sha256(path) != digest:
             raise CheckpointError(
                 f"{checkpoint}: {name} is not what was saved (its hash differs from the manifest's); delete this "
                 "checkpoint, "
@@ -142,8 +147,12 @@ def _sha256(path: Path) -> str:
 def _flush(folder: Path) -> None:
     """Have the bytes on disk before the folder gets its name."""
     for path in [*folder.rglob("*"), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        _flush_one(path)
+
+
+def _flush_one(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -66,7 +66,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     )
     weights_at = _weights_at(config)
 
-    board = Board(run, step) if rank == 0 else None
+    board = Board(run, step + 1) if rank == 0 else None
     validation = _Validation(config, run, device)
     throughput = Throughput(device)
     shard = ray.train.get_dataset_shard("train")
