@@ -17,7 +17,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 # From nothing to a trained model and its table: phantom angiograms, ingest, training, evaluation.
 demo: install
-	$(BIN)/python experiments/demo.py
+	$(BIN)/python -m experiments.demo
 
 test: install
 	$(BIN)/python -m pytest tests

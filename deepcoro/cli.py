@@ -11,16 +11,16 @@ import click
 
 from deepcoro import __version__
 from deepcoro.config import Config, read_yaml
-from deepcoro.errors import ConfigError, UserError
+from deepcoro.errors import ConfigError, DeepCoroError
 
 
 class _Group(click.Group):
-    """Turns a ``UserError`` of any command into its message."""
+    """Turns an error raised on purpose, in any command, into its message."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
-        except UserError as error:
+        except DeepCoroError as error:
             click.echo(f"error: {error}", err=True)
             sys.exit(2)
 
@@ -93,7 +93,7 @@ def experiment_main(experiment: Callable[[], Config]) -> None:
     def command(assignments: Sequence[str], overlay: Path | None) -> None:
         try:
             run_experiment(experiment, assignments, overlay)
-        except UserError as error:
+        except DeepCoroError as error:
             click.echo(f"error: {error}", err=True)
             sys.exit(2)
 

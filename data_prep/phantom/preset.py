@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 
 from deepcoro.errors import UserError
 
-# Segments in which the easy preset places lesions, with relative frequency. Far and thin segments
-# (dist_lad, d2, om2, ...) are left out: at 96 x 96 pixels a lesion there is below one pixel.
-EASY_LEFT = {"left_main": 0.4, "prox_lad": 2.0, "mid_lad": 2.0, "d1": 1.0, "prox_lcx": 1.5, "om1": 1.0}
-EASY_RIGHT = {"prox_rca": 1.5, "mid_rca": 2.0, "dist_rca": 1.5, "pda": 1.0, "posterolateral": 1.0}
+# Segments in which the easy preset places lesions, with relative frequency. Thin and far segments (d1, om1, pda, ...)
+# are left out: at 96 x 96 pixels a stenosis there is below one pixel, and an occlusion changes few.
+EASY_LEFT = {"prox_lad": 1.0, "mid_lad": 1.0, "prox_lcx": 1.0}
+EASY_RIGHT = {"prox_rca": 1.0, "mid_rca": 1.0, "dist_rca": 1.0}
 
 
 @dataclass(frozen=True)
@@ -17,11 +17,11 @@ class Preset:
     name: str
     lesion_share: float = 0.6
     """Share of trees with at least one lesion."""
-    second_lesion_share: float = 0.2
+    second_lesion_share: float = 0.1
     """Share of diseased trees with a second lesion (never more than two)."""
-    occlusion_share: float = 0.45
+    occlusion_share: float = 0.7
     """Share of lesions that are occlusions; the left main is never occluded."""
-    cto_share: float = 0.5
+    cto_share: float = 0.3
     """Share of occlusions that are chronic: a tapered stump, where an acute one ends bluntly."""
     percents: tuple[int, ...] = (70, 80, 90)
     """Diameter stenoses, each equally likely."""
@@ -31,7 +31,7 @@ class Preset:
     """Tree -> segment -> relative frequency of lesions."""
     vessel_scale: float = 1.2
     """All vessel radii are multiplied by this."""
-    anatomy_variation: float = 1.0
+    anatomy_variation: float = 0.7
     """Scale of every anatomical random variation; 0 gives the same heart to everybody."""
     ramus_share: float = 0.15
     """Share of left trees with a ramus intermedius (bx)."""

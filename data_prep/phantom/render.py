@@ -30,9 +30,8 @@ def thickness(x: np.ndarray, y: np.ndarray, radius: np.ndarray, height: np.ndarr
     """
     num_frames = len(x)
     frame = np.broadcast_to(np.arange(num_frames)[:, None], x.shape)
-    reach = np.ceil(np.maximum(radius, 0.5) + 0.5).astype(
-        int
-    )  # pixels that a disc touches on either side of its centre's pixel
+    # Pixels that a disc touches on either side of its centre's pixel.
+    reach = np.ceil(np.maximum(radius, 0.5) + 0.5).astype(int)
     column, row = np.rint(x).astype(int), np.rint(y).astype(int)
     edge = int(reach.max(initial=1))
     padded = size + 2 * edge

@@ -46,7 +46,7 @@ def decode_frames(path: str, indices: np.ndarray, num_frames: int) -> np.ndarray
 
 def _read(path: str, indices: np.ndarray, num_frames: int) -> tuple[int, np.ndarray]:
     if decord is not None:
-        # decord cannot hand out frames of some narrow widths (24, 48, 72 pixels); PyAV reads them, and refuses damage too.
+        # decord cannot hand out frames of some narrow widths (24, 48, 72 pixels); PyAV reads them, and refuses damage.
         with contextlib.suppress(decord.DECORDError):
             return _read_decord(path, indices, num_frames)
     return _read_av(path, indices, num_frames)

@@ -11,7 +11,6 @@ from types import TracebackType
 
 from deepcoro.config import Config
 
-
 _TAIL_BYTES = 65536  # of metrics.jsonl: the newest lines, however long the run
 
 

@@ -77,7 +77,7 @@ def check_resources(config: Config, available: dict[str, float]) -> None:
         )
 
 
-def threads_per_worker(config: Config, available: dict[str, float]) -> int:
+def threads_per_worker(config: Config) -> int:
     """Torch threads of a worker: as given, else this machine's cores over the workers (with a GPU: its CPUs)."""
     part = config.resources
     if part.threads_per_worker is not None:

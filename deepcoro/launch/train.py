@@ -10,17 +10,17 @@ from typing import Any
 import pyarrow.compute as pc
 import ray
 import ray.data
-from ray.train import DataConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train import DataConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
 
 from deepcoro.config import Config
 from deepcoro.data.pipeline import training_dataset
 from deepcoro.data.tables import PreparedDataset, Units
-from deepcoro.errors import ConfigError, DataError
+from deepcoro.errors import ConfigError, DataError, DeepCoroError
 from deepcoro.launch.progress import Progress
 from deepcoro.launch.resources import check_resources, start_ray, threads_per_worker
 from deepcoro.models.text_encoder import load_tokenizer, longest_text
-from deepcoro.training.checkpoint import committed_steps, newest_checkpoint
+from deepcoro.training.checkpoint import committed_steps, newest_checkpoint, verify_checkpoint
 from deepcoro.training.loop import run_tokenizer, train_worker
 
 
@@ -41,6 +41,8 @@ def train(config: Config) -> Path:
     config.save(run / "config.yaml")
 
     done = committed_steps(run)
+    if done:
+        verify_checkpoint(run / "checkpoints" / str(done[-1]))
     if done and done[-1] >= config.training.num_steps:
         say(f"{run} has all its {done[-1]} steps; nothing to train")
         return run
@@ -65,7 +67,7 @@ def train(config: Config) -> Path:
             "config": config.model_dump(mode="json"),
             "run": str(run),
             "fingerprint": dataset.card.get("fingerprint", ""),
-            "threads": threads_per_worker(config, ray.cluster_resources()),
+            "threads": threads_per_worker(config),
         },
         scaling_config=ScalingConfig(
             num_workers=config.resources.num_workers,
@@ -83,7 +85,13 @@ def train(config: Config) -> Path:
         dataset_config=DataConfig(datasets_to_split=["train"], execution_options=options),
     )
     with Progress(run, config):
-        trainer.fit()
+        try:
+            trainer.fit()
+        except WorkerGroupError as error:  # what a worker meant for the user is told as such, without Ray's traces
+            for failure in error.worker_failures.values():
+                if isinstance(failure, DeepCoroError):
+                    raise failure from None
+            raise
     return run
 
 
@@ -108,6 +116,9 @@ def resolve(config: Config, dataset: PreparedDataset, units: Units) -> Config:
                 raise DataError(f"{dataset.root}/dataset.json has no {key}; set data.{key}")
             data[key] = float(dataset.card[key])
     config = config.merge({"data": data})
+    folder = Path(config.text_encoder.source).expanduser()
+    if folder.is_dir():  # workers stand in another folder than the person at the terminal
+        config = config.merge({"text_encoder": {"name": str(folder.resolve())}})
     told = pc.or_(pc.is_valid(units.studies["report"]), pc.is_valid(units.studies["findings"]))
     if config.needs_text and not pc.any(told).as_py():
         if not config.loss.is_used("masked_modeling"):

@@ -48,7 +48,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     torch.manual_seed(config.seed)
 
     model, state = start_or_resume(config, run)
-    model.to(device)
+    model.to(device).train()  # a text encoder comes from its source in evaluation mode
     optimizer = build_optimizer(model, config.optim)
     scaler = torch.amp.GradScaler(device.type) if config.training.precision == "fp16" else None
     step = 0

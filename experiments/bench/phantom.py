@@ -1,0 +1,67 @@
+"""Phantom frames a second on one core at 128x128, beside the same cines drawn disc by disc in a plain loop.
+
+python -m experiments.bench.phantom [--quick]
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from unittest import mock
+
+import click
+import numpy as np
+
+from data_prep.phantom import study
+from data_prep.phantom.preset import preset_named
+from data_prep.phantom.study import draw_patient, take_cines
+from experiments.bench.paired import machine, print_json, time_pairs
+
+
+def plain_thickness(x: np.ndarray, y: np.ndarray, radius: np.ndarray, height: np.ndarray, size: int) -> np.ndarray:
+    """What ``render.thickness`` computes, one disc after the other; the clear form it is tested against."""
+    maps = np.zeros((len(x), size, size))
+    for frame in range(len(x)):
+        for px, py, r, h in zip(x[frame], y[frame], radius[frame], height[frame], strict=True):
+            column, row = int(np.rint(px)), int(np.rint(py))
+            if h <= 1e-4 or not (0 <= column < size and 0 <= row < size):
+                continue
+            reach = int(np.ceil(max(r, 0.5) + 0.5))
+            rows, columns = np.mgrid[row - reach : row + reach + 1, column - reach : column + reach + 1]
+            cover = np.clip(max(r, 0.5) + 0.5 - np.hypot(columns - px, rows - py), 0, 1)
+            cover *= h * np.pi * r**2 / cover.sum()
+            inside = (rows >= 0) & (rows < size) & (columns >= 0) & (columns < size)
+            maps[frame, rows[inside], columns[inside]] += cover[inside]
+    return maps.astype(np.float32)
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Fewer patients and pairs.")
+def main(quick: bool) -> None:
+    """Easy preset, 24 frames a cine; the bar is 150 frames a second."""
+    preset = preset_named("easy")
+    num_patients = 1 if quick else 2
+    num_frames = num_patients * 2 * 24
+
+    def draw() -> list[np.ndarray]:
+        patients = [draw_patient(0, index, preset) for index in range(num_patients)]
+        return [cine.frames for p in patients for cine in take_cines(p, 0, preset, 128, 24, 15.0)]
+
+    def draw_plainly() -> list[np.ndarray]:
+        with mock.patch.object(study, "thickness", plain_thickness):
+            return draw()
+
+    differing = max(np.abs(a.astype(int) - b).max() for a, b in zip(draw(), draw_plainly(), strict=True))
+    pairs = time_pairs(partial(draw), draw_plainly, num_pairs=3 if quick else 5)
+    low, high = pairs.interval
+    rate = num_frames / float(np.median(pairs.ours))
+    print(f"{num_frames} phantom frames of 128x128, anatomy and noise included, {machine()}")
+    print(f"  vectorised  {rate:8.1f} frames/s")
+    plain_rate = num_frames / float(np.median(pairs.theirs))
+    print(f"  plain loop  {plain_rate:8.1f} frames/s   (largest difference: {differing} grey levels)")
+    print(f"  times faster {pairs.ratio:7.2f}   (95% interval {low:.2f} to {high:.2f}, {len(pairs.ours)} pairs)")
+    figures = {"frames_per_second": rate, "low": low, "high": high, "largest_difference": int(differing)}
+    print_json("phantom", pairs.ratio, "higher", figures | {"device": machine()})
+
+
+if __name__ == "__main__":
+    main()

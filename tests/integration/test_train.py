@@ -1,0 +1,184 @@
+"""Whole runs on a small phantom: what they leave behind, that they go on, and that a user's mistakes cost nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import deepcoro
+from deepcoro.data.reader import UnitReader
+from deepcoro.data.tables import PreparedDataset
+from deepcoro.errors import CheckpointError, ConfigError, DataError, ResourceError
+from deepcoro.launch.evaluate import evaluate
+from deepcoro.launch.train import train
+
+
+@pytest.fixture(scope="module")
+def finished(local_ray, small_config, tmp_path_factory):
+    """A run of 6 steps on two workers."""
+    return train(small_config(tmp_path_factory.mktemp("runs"), "resources.num_workers=2"))
+
+
+def test_a_run_leaves_its_folder_complete(finished):
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "loss/total" in line]
+    assert [line["step"] for line in steps] == [1, 2, 3, 4, 5, 6]
+    for line in steps:
+        weighted = line["loss/contrastive"] + line["loss/captioning"] + 0.1 * line["loss/masked_modeling"]
+        assert line["loss/total"] == pytest.approx(weighted, rel=1e-5)
+        assert line["data/valid_share"] == 1.0
+    assert any("validation/captioning/tree_accuracy" in line for line in lines)
+    assert sorted(p.name for p in (finished / "checkpoints").iterdir()) == ["3", "6"]
+    newest = finished / "checkpoints" / "6"
+    assert {p.name for p in newest.iterdir()} == {
+        "model.safetensors",
+        "training_state.pt",
+        "config.yaml",
+        "tokenizer",
+        "text_encoder",
+        "manifest.json",
+    }
+    manifest = json.loads((newest / "manifest.json").read_text())
+    assert manifest["dataset_fingerprint"] and manifest["code_version"] == deepcoro.__version__
+    state = torch.load(newest / "training_state.pt", weights_only=True)
+    assert state["step"] == 6 and state["samples_seen"] == 72
+
+
+def test_tensorboard_has_the_scalars(finished):
+    board = EventAccumulator(str(finished / "tensorboard"))
+    board.Reload()
+    tags = set(board.Tags()["scalars"])
+    wanted = {"loss/total", "loss/contrastive", "loss_weight/captioning", "learning_rate/text", "optim/grad_norm"}
+    wanted |= {"throughput/clips_per_second", "throughput/data_wait_share", "memory/process_peak_gb"}
+    assert wanted <= tags
+    assert [event.step for event in board.Scalars("loss/total")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_loaded_run_is_ready_for_use(finished, phantom):
+    trained = deepcoro.load(finished)
+    units = PreparedDataset.open(str(phantom)).units("test")
+    batch = UnitReader(trained.config, units, trained.tokenizer, training=False).read(np.arange(2), np.arange(2))
+    clip = torch.from_numpy(batch["clip"])
+    videos, reports = trained.embed_videos(clip), trained.embed_reports(["LAD: normal.", "RCA: normal."])
+    assert videos.shape == reports.shape == (2, 32)
+    torch.testing.assert_close(videos.norm(dim=1), torch.ones(2))
+    assert len(trained.write_reports(clip)) == 2
+
+
+def test_evaluation_counts_every_row_once_and_writes_the_summary(finished, phantom, capsys):
+    metrics = evaluate(finished, "test")
+    summary = json.loads((finished / "summary.json").read_text())["metrics"]
+    assert summary.keys() == metrics.keys()
+    entry = summary["retrieval/report_to_video/recall_at_5"]
+    assert set(entry) == {"value", "low", "high", "baseline"} and 0 <= entry["low"] <= entry["high"] <= 1
+    written = [json.loads(line) for line in (finished / "reports_test.jsonl").read_text().splitlines()]
+    expected = PreparedDataset.open(str(phantom)).units("test").videos["video_id"].to_pylist()
+    assert [row["unit_id"] for row in written] == expected
+    assert "captioning/tree_accuracy" in capsys.readouterr().out
+
+
+def test_the_same_name_goes_on_and_ends_where_an_undisturbed_run_ends(local_ray, small_config, tmp_path):
+    whole = train(small_config(tmp_path, "name=whole"))
+    parts = small_config(tmp_path, "name=parts")
+    run = train(parts)
+    shutil.rmtree(run / "checkpoints" / "6")  # as if the run had died after its checkpoint at step 3
+    train(parts)
+    first, second = (load_file(folder / "checkpoints" / "6" / "model.safetensors") for folder in (whole, run))
+    assert first.keys() == second.keys()
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], atol=1e-6, rtol=0)
+    train(parts)  # complete: nothing is trained and nothing changes
+    torch.testing.assert_close(load_file(run / "checkpoints" / "6" / "model.safetensors"), second)
+
+
+def test_a_damaged_checkpoint_stops_the_run_with_its_name(local_ray, small_config, tmp_path):
+    config = small_config(tmp_path, "training.num_steps=3")
+    run = train(config)
+    weights = run / "checkpoints" / "3" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(CheckpointError, match="model.safetensors"):
+        train(config.override(["training.num_steps=5"]))
+    with pytest.raises(CheckpointError, match="model.safetensors"):
+        deepcoro.load(run)
+
+
+def test_studies_of_several_views_train(local_ray, small_config, tmp_path):
+    run = train(small_config(tmp_path, "data.unit=study", "data.num_videos=3", "training.num_steps=3"))
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert lines[0]["data/valid_share"] == pytest.approx(2 / 3)  # a study has two views, three were asked for
+    assert all(np.isfinite(line["loss/total"]) for line in lines if "loss/total" in line)
+
+
+def test_without_any_report_no_text_model_is_loaded(local_ray, phantom, small_config, tmp_path, capsys):
+    silent = tmp_path / "silent"
+    silent.mkdir()
+    (silent / "videos").symlink_to(phantom / "videos")
+    for name in ("videos.parquet", "dataset.json"):
+        (silent / name).write_bytes((phantom / name).read_bytes())
+    studies = pq.read_table(phantom / "studies.parquet")
+    for name in ("report", "findings"):
+        place = studies.schema.get_field_index(name)
+        studies = studies.set_column(
+            place, studies.schema.field(name), pa.nulls(len(studies), studies.field(name).type)
+        )
+    pq.write_table(studies, silent / "studies.parquet")
+    run = train(small_config(tmp_path, f"data.path={silent}", "text_encoder.name=/nowhere", "training.num_steps=3"))
+    assert "no training study" in capsys.readouterr().err
+    assert not (run / "tokenizer").exists() and not (run / "checkpoints" / "3" / "text_encoder").exists()
+    names = set(load_file(run / "checkpoints" / "3" / "model.safetensors"))
+    assert not any(name.startswith(("text_", "captioning")) for name in names)
+
+
+def test_a_video_that_cannot_be_decoded_is_counted_and_told(local_ray, phantom, small_config, tmp_path):
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    for name in ("studies.parquet", "videos.parquet", "dataset.json"):
+        (damaged / name).write_bytes((phantom / name).read_bytes())
+    videos = pq.read_table(phantom / "videos.parquet")
+    for uri in videos["uri"].to_pylist():
+        target = damaged / uri
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((phantom / uri).read_bytes())
+    train_ids = PreparedDataset.open(str(phantom)).units("train").videos["video_id"].to_pylist()
+    broken = videos.filter(pc.is_in(videos["video_id"], value_set=pa.array(train_ids[:4])))
+    for uri in broken["uri"].to_pylist():
+        (damaged / uri).write_bytes(b"")
+    run = train(small_config(tmp_path, f"data.path={damaged}", "training.num_steps=3"))
+    problems = [json.loads(line) for line in (run / "problems.jsonl").read_text().splitlines()]
+    assert {p["unit_id"] for p in problems} <= set(train_ids[:4]) and "empty" in problems[0]["problem"]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    shares = [line["data/valid_share"] for line in lines if "loss/total" in line]
+    assert sum(round((1 - share) * 12) for share in shares) == len(problems) > 0
+
+
+@pytest.mark.parametrize(
+    ("assignment", "error", "says"),
+    [
+        ("data.path=/nowhere", DataError, "/nowhere/studies.parquet is missing"),
+        ("data.filter=\"coronary_tree == 'middle'\"", DataError, "'train' is empty after data.filter"),
+        ("text_encoder.name=/nowhere", ConfigError, "no tokenizer could be loaded"),
+        ("captioning.vocab_size=7", ConfigError, "captioning.vocab_size is 7"),
+        ("root=s3://bucket/runs", ConfigError, "is a URI"),
+    ],
+)
+def test_mistakes_are_refused_before_anything_starts(local_ray, small_config, tmp_path, assignment, error, says):
+    with pytest.raises(error, match=says):
+        train(small_config(tmp_path, assignment))
+    assert not list(tmp_path.rglob("checkpoints"))
+
+
+def test_more_workers_than_the_machine_holds_are_refused_with_the_sum(local_ray, small_config, tmp_path):
+    config = small_config(tmp_path, "resources.num_workers=4", "resources.cpus_per_worker=1")
+    with pytest.raises(ResourceError, match=r"4\.34 CPUs \(4 workers x 1 \+ one data task of 0\.34\), and there are 4"):
+        train(config)

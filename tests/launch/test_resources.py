@@ -1,0 +1,43 @@
+"""A run that would wait for ever is refused, with the sum spelled out."""
+
+import pytest
+
+from deepcoro.config import Config
+from deepcoro.errors import ResourceError
+from deepcoro.launch.resources import check_resources, threads_per_worker
+
+
+def with_workers(num_workers, cpus, *assignments):
+    wanted = (f"resources.num_workers={num_workers}", f"resources.cpus_per_worker={cpus}", "training.batch_size=24")
+    return Config().override([*wanted, *assignments])
+
+
+@pytest.mark.parametrize(("num_workers", "cpus"), [(1, 1.0), (1, 1.66), (3, 0.55), (2, 0.83)])
+def test_what_fits_two_cpus_with_a_data_task_beside_it_is_taken(num_workers, cpus):
+    check_resources(with_workers(num_workers, cpus), {"CPU": 2.0})
+
+
+@pytest.mark.parametrize(("num_workers", "cpus"), [(2, 1.0), (1, 1.7), (3, 0.6), (24, 1.0)])
+def test_what_would_leave_no_room_for_data_is_refused(num_workers, cpus):
+    with pytest.raises(ResourceError, match="workers x .* one data task of 0.34.*there are 2"):
+        check_resources(with_workers(num_workers, cpus), {"CPU": 2.0})
+
+
+def test_the_share_that_is_named_fits():
+    with pytest.raises(ResourceError) as caught:
+        check_resources(with_workers(3, 1.0), {"CPU": 2.0})
+    share = float(str(caught.value).split("cpus_per_worker=")[1])
+    check_resources(with_workers(3, share), {"CPU": 2.0})
+
+
+def test_more_gpus_than_there_are_is_refused():
+    config = with_workers(2, 1.0, "resources.use_gpu=true")
+    check_resources(config, {"CPU": 8.0, "GPU": 2.0})
+    with pytest.raises(ResourceError, match="2 GPUs.*there are 1"):
+        check_resources(config, {"CPU": 8.0, "GPU": 1.0})
+
+
+def test_threads_are_as_given_or_share_the_machine(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    assert threads_per_worker(with_workers(2, 1.0)) == 4
+    assert threads_per_worker(with_workers(2, 1.0, "resources.threads_per_worker=3")) == 3
