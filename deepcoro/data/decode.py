@@ -1,7 +1,9 @@
 """A prepared video file -> the frames asked for, uint8 [T, H, W].
 
-decord decodes just those frames; PyAV stands in where decord has no wheel, and the two agree to the last grey level.
-Files are always opened by path: decord kills the process on damaged data given as bytes.
+What the DICOM door writes is MJPEG: each packet is a picture by itself, so PyAV decodes just the packets asked for and
+hands out their luma as it stands. Any other codec goes through decord, or through PyAV where decord has no wheel. All
+three agree to the last grey level. Files are always opened by path: decord kills the process on damaged data given as
+bytes.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import av
 import numpy as np
 from pyarrow import fs
 
@@ -45,11 +48,40 @@ def decode_frames(path: str, indices: np.ndarray, num_frames: int) -> np.ndarray
 
 
 def _read(path: str, indices: np.ndarray, num_frames: int) -> tuple[int, np.ndarray]:
+    with av.open(path) as container:
+        if container.streams.video[0].codec_context.name == "mjpeg":
+            return _read_pictures(container, indices, num_frames)
     if decord is not None:
         # decord cannot hand out frames of some narrow widths (24, 48, 72 pixels); PyAV reads them, and refuses damage.
         with contextlib.suppress(decord.DECORDError):
             return _read_decord(path, indices, num_frames)
     return _read_av(path, indices, num_frames)
+
+
+def _read_pictures(
+    container: av.container.InputContainer, indices: np.ndarray, num_frames: int
+) -> tuple[int, np.ndarray]:
+    wanted = set(indices.tolist())
+    kept: dict[int, np.ndarray] = {}
+    found = 0
+    for packet in container.demux(video=0):
+        if packet.size == 0:  # the end
+            continue
+        if found in wanted:
+            (frame,) = packet.decode()
+            kept[found] = _luma(frame)
+        found += 1
+    if found != num_frames:
+        return found, np.empty((0, 0, 0), np.uint8)
+    return found, np.stack([kept[index] for index in indices.tolist()])
+
+
+def _luma(frame: av.VideoFrame) -> np.ndarray:
+    """Grey levels 0-255 of a frame [H, W]; the first plane is that only where the range is full."""
+    if frame.format.name not in ("yuvj420p", "yuvj422p", "yuvj444p", "gray"):
+        return frame.to_ndarray(format="rgb24")[..., 0]
+    plane = frame.planes[0]
+    return np.asarray(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: frame.height, : frame.width]
 
 
 def _read_decord(path: str, indices: np.ndarray, num_frames: int) -> tuple[int, np.ndarray]:
@@ -62,8 +94,6 @@ def _read_decord(path: str, indices: np.ndarray, num_frames: int) -> tuple[int, 
 
 
 def _read_av(path: str, indices: np.ndarray, num_frames: int) -> tuple[int, np.ndarray]:
-    import av
-
     wanted = set(indices.tolist())
     kept: dict[int, np.ndarray] = {}
     found = 0
