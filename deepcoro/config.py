@@ -257,7 +257,7 @@ class ResourcesConfig(Section):
     num_workers: Positive = 1
     use_gpu: bool = False
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
-    threads_per_worker: Positive | None = None  # torch threads; None: cores of the machine over its workers
+    threads_per_worker: Positive | None = None  # torch threads; None: the cores but one, over the workers
     cpus_per_data_task: Annotated[float, Field(gt=0)] = (
         0.34  # below 1, so that a task waits while its neighbour decodes
     )

@@ -37,7 +37,8 @@ def test_more_gpus_than_there_are_is_refused():
         check_resources(config, {"CPU": 8.0, "GPU": 1.0})
 
 
-def test_threads_are_as_given_or_share_the_machine(monkeypatch):
+def test_threads_are_as_given_or_share_the_machine_with_the_data(monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 8)
-    assert threads_per_worker(with_workers(2, 1.0)) == 4
+    assert threads_per_worker(with_workers(2, 1.0)) == 3
+    assert threads_per_worker(with_workers(24, 1.0)) == 1
     assert threads_per_worker(with_workers(2, 1.0, "resources.threads_per_worker=3")) == 3
