@@ -6,20 +6,19 @@ names the nearest known one. ``None`` in a field means "derived from what is kno
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
+from deepcoro.config_section import Section
 from deepcoro.config_seed import SEED_KEYS, from_seed_keys
 from deepcoro.errors import ConfigError
 
 PUBMEDBERT = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract-fulltext"
 BERT = "google-bert/bert-base-uncased"
-
 ENCODER_SIZES: dict[str, dict[str, int]] = {
     "tiny": {"width": 192, "depth": 6, "num_heads": 3},
     "small": {"width": 384, "depth": 12, "num_heads": 6},
@@ -30,29 +29,7 @@ Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
-
-
-if TYPE_CHECKING:
-    from pydantic._internal._model_construction import ModelMetaclass
-else:
-    ModelMetaclass = type(BaseModel)
-
-
-class _SpeaksPlainly(ModelMetaclass):
-    """Turns pydantic's errors into a ``ConfigError`` where a section is made by hand, and only there: sections inside
-    others report to the outermost, which knows the whole path of a key."""
-
-    def __call__(cls, **values: Any) -> Any:
-        try:
-            return super().__call__(**values)
-        except ValidationError as error:
-            raise ConfigError(_explain(error, cast(type[BaseModel], cls))) from None
-
-
-class Section(BaseModel, metaclass=_SpeaksPlainly):
-    """A frozen group of fields that refuses unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+Kept = Annotated[float, Field(gt=0, le=1)]
 
 
 class DataConfig(Section):
@@ -66,10 +43,7 @@ class DataConfig(Section):
     frame_size: Positive = 224  # pixels, height and width
     sample_fps: Annotated[float, Field(gt=0)] = 7.5  # frames a second inside a clip, whatever the cine runs at
     max_text_length: Positive = 512  # tokens; a batch is padded to its own longest text
-    crop_scale: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (
-        0.8,
-        1.0,
-    )  # side kept
+    crop_scale: tuple[Kept, Kept] = (0.8, 1.0)  # smallest and largest share of the side that is kept
     intensity_jitter: Share = 0.2  # brightness, contrast and gamma vary by up to this share
     time_jitter: Share = 0.1  # sample_fps varies by up to this share
     pixel_mean: float | None = None  # 0-255; None: what dataset.json says of the training split
@@ -275,6 +249,7 @@ class EvaluationConfig(Section):
 class Config(Section):
     """A whole run. ``Config()`` is the real experiment with the seed's defaults."""
 
+    flat_keys: ClassVar[Iterable[str]] = SEED_KEYS  # accepted in a YAML without sections
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "multitask"
     root: str = "runs"  # folder or URI under which the run's folder lies
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -423,37 +398,3 @@ def _overlay(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
         both = isinstance(value, Mapping) and isinstance(merged.get(key), dict)
         merged[key] = _overlay(merged[key], value) if both else value
     return merged
-
-
-def _explain(error: ValidationError, section: type[BaseModel]) -> str:
-    """One line a mistake: where it is, what is wrong, and the nearest known key."""
-    lines = []
-    for item in error.errors(include_url=False):
-        where = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
-            lines.append(f"unknown key {where!r}; the nearest known is {_nearest(where, section)!r}")
-        elif where:
-            lines.append(f"{where}: {item['msg']}, got {item['input']!r}")
-        else:
-            lines.append(item["msg"].removeprefix("Value error, "))
-    return "\n".join(lines)
-
-
-def _nearest(key: str, section: type[BaseModel]) -> str:
-    """The known key most like ``key``, compared whole and by its last part, which is what is misspelt most often."""
-    names: dict[str, str] = {}
-    for path in _field_paths(section):
-        names.setdefault(path.split(".")[-1], path)
-        names[path] = path
-    if section is Config:
-        names |= {flat: flat for flat in SEED_KEYS if flat not in names}
-    return names[difflib.get_close_matches(key, names, n=1, cutoff=0.0)[0]]
-
-
-def _field_paths(section: type[BaseModel], prefix: str = "") -> list[str]:
-    paths = []
-    for name, info in section.model_fields.items():
-        paths.append(prefix + name)
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            paths += _field_paths(info.annotation, f"{prefix}{name}.")
-    return paths

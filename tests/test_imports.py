@@ -14,7 +14,8 @@ WORKING = {"data", "models", "losses", "metrics"}
 # What each part may import besides itself.
 ALLOWED = {
     "errors": set(),
-    "config": {"errors", "config_seed"},
+    "config": {"errors", "config_seed", "config_section"},
+    "config_section": {"errors"},
     "config_seed": {"errors"},
     "reports": {"errors"},
     **dict.fromkeys(WORKING, FOUNDATION),

@@ -95,7 +95,7 @@ def configure(rows_per_block: int, config: Config) -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     data = config.data
     clip_bytes = data.num_videos * data.num_frames * data.frame_size**2
     context.target_max_block_size = max(128 * 2**20, 2 * rows_per_block * clip_bytes)

@@ -13,7 +13,7 @@ from deepcoro.data.tables import PreparedDataset, Units
 from deepcoro.evaluation.evaluator import fit_baselines, predict_units, summarise
 from deepcoro.evaluation.report import Metric, format_table, write_summary
 from deepcoro.inference.load import load
-from deepcoro.launch.resources import start_ray
+from deepcoro.launch.resources import set_environment, start_ray
 
 
 def evaluate(run: str | Path, split: str = "val", num_examples: int = 8) -> dict[str, Metric]:
@@ -24,6 +24,7 @@ def evaluate(run: str | Path, split: str = "val", num_examples: int = 8) -> dict
     Raises:
         UserError: there is no checkpoint, it is damaged, or the split is empty.
     """
+    set_environment()
     run = Path(run)
     trained = load(run)
     config = trained.config

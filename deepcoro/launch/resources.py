@@ -23,9 +23,15 @@ ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_DATA_LOG_LEVEL": "WARNING",
+    "RAY_DATA_LOG_LEVEL": "ERROR",
     "TOKENIZERS_PARALLELISM": "false",
 }
+
+
+def set_environment() -> None:
+    """Set ``ENVIRONMENT`` for this process and its children, where the user has not; before Ray and transformers."""
+    for key, value in ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
 
 
 def start_ray(num_cpus: int | None = None) -> None:
@@ -33,11 +39,10 @@ def start_ray(num_cpus: int | None = None) -> None:
 
     ``num_cpus`` is what a Ray that is started here counts (``None``: the machine's cores).
     """
-    for key, value in ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
+    set_environment()
     if ray.is_initialized():
         return
-    options: dict[str, Any] = {"logging_level": logging.WARNING, "runtime_env": {"env_vars": dict(ENVIRONMENT)}}
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "runtime_env": {"env_vars": dict(ENVIRONMENT)}}
     if not os.environ.get("RAY_ADDRESS"):
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
         # What Ray's processes say stays in its log files: what matters to a run is in the run's folder, or is raised

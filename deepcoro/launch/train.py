@@ -18,7 +18,7 @@ from deepcoro.data.pipeline import training_dataset
 from deepcoro.data.tables import PreparedDataset, Units
 from deepcoro.errors import ConfigError, DataError, DeepCoroError
 from deepcoro.launch.progress import Progress
-from deepcoro.launch.resources import check_resources, start_ray, threads_per_worker
+from deepcoro.launch.resources import check_resources, set_environment, start_ray, threads_per_worker
 from deepcoro.models.text_encoder import load_tokenizer, longest_text
 from deepcoro.training.checkpoint import committed_steps, newest_checkpoint, verify_checkpoint
 from deepcoro.training.loop import run_tokenizer, train_worker
@@ -30,6 +30,7 @@ def train(config: Config) -> Path:
     Raises:
         UserError: the dataset, the config or the machine cannot do it; nothing was started.
     """
+    set_environment()
     run = run_folder(config)
     dataset = PreparedDataset.open(config.data.path)
     units = dataset.units("train", config.data.unit, config.data.filter)

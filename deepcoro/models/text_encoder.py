@@ -117,6 +117,9 @@ def save_small_text_encoder(
     """
     from tokenizers import BertWordPieceTokenizer
     from transformers import BertConfig, BertModel, BertTokenizerFast  # type: ignore[attr-defined]
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
     texts = list(reports)
     if not texts:

@@ -17,7 +17,7 @@ MASK_RATIO = 0.9
 
 @click.command()
 @click.option("--quick", is_flag=True, help="The small encoder and three pairs.")
-@click.option("--batch-size", default=2, show_default=True)
+@click.option("--batch-size", default=1, show_default=True)
 def main(quick: bool, batch_size: int) -> None:
     """Base size at 16x224x224; the bar is 5 times faster."""
     size = "small" if quick else "base"

@@ -1,0 +1,67 @@
+"""What every section of a config is: frozen, closed to unknown keys, and plain about what is wrong."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from deepcoro.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)
+
+
+class _SpeaksPlainly(ModelMetaclass):
+    """Turns pydantic's errors into a ``ConfigError`` where a section is made by hand, and only there: sections inside
+    others report to the outermost, which knows the whole path of a key."""
+
+    def __call__(cls, **values: Any) -> Any:
+        try:
+            return super().__call__(**values)
+        except ValidationError as error:
+            raise ConfigError(_explain(error, cast(type[Section], cls))) from None
+
+
+class Section(BaseModel, metaclass=_SpeaksPlainly):
+    """A frozen group of fields that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    flat_keys: ClassVar[Iterable[str]] = ()  # keys that are also accepted, outside any field
+
+
+def _explain(error: ValidationError, section: type[Section]) -> str:
+    """One line a mistake: where it is, what is wrong, and the nearest known key."""
+    lines = []
+    for item in error.errors(include_url=False):
+        where = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            lines.append(f"unknown key {where!r}; the nearest known is {_nearest(where, section)!r}")
+        elif where:
+            lines.append(f"{where}: {item['msg']}, got {item['input']!r}")
+        else:
+            lines.append(item["msg"].removeprefix("Value error, "))
+    return "\n".join(lines)
+
+
+def _nearest(key: str, section: type[Section]) -> str:
+    """The known key most like ``key``, compared whole and by its last part, which is what is misspelt most often."""
+    names: dict[str, str] = {}
+    for path in _field_paths(section):
+        names.setdefault(path.split(".")[-1], path)
+        names[path] = path
+    names |= {flat: flat for flat in section.flat_keys if flat not in names}
+    return names[difflib.get_close_matches(key, names, n=1, cutoff=0.0)[0]]
+
+
+def _field_paths(section: type[BaseModel], prefix: str = "") -> list[str]:
+    paths = []
+    for name, info in section.model_fields.items():
+        paths.append(prefix + name)
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            paths += _field_paths(info.annotation, f"{prefix}{name}.")
+    return paths
