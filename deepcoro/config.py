@@ -290,6 +290,8 @@ class Config(Section):
                 f"data.max_text_length {self.data.max_text_length} is more than captioning.max_position_embeddings "
                 f"{self.captioning.max_position_embeddings}"
             )
+        if self.num_tokens > 2**16:
+            raise ValueError(f"a clip of {self.grid} tokens has more than 65536; use larger tubelets or smaller clips")
         visible = self.num_visible
         if self.loss.is_used("masked_modeling") and not 0 < visible < self.num_tokens:
             raise ValueError(
@@ -377,9 +379,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         values = yaml.safe_load(Path(path).read_text())
     except OSError as error:
         raise ConfigError(f"cannot read the config {path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {error}") from None
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ConfigError(f"{path} must hold a mapping of sections, got {type(values).__name__}")
     return from_seed_keys(values)
 

@@ -16,6 +16,9 @@ ASSUMED_FPS = Fraction(15)  # the usual rate of a cath lab; marked as assumed wh
 FRAME_TIME = 0x00181063
 FRAME_TIME_VECTOR = 0x00181065
 MAX_FPS = 1000
+MIN_FPS = 0.1
+# Codes of PS3.3 C.7.3.1.1.1 that moving pictures have; anything else in the tag is not carried on.
+MODALITIES = frozenset({"XA", "RF", "US", "CT", "MR", "NM", "PT", "DX", "CR", "MG", "ES", "XC", "IVUS", "OCT", "OT"})
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ def read_cine(dataset: Dataset) -> Cine:
         patient=_text(dataset, "PatientID"),
         study=_text(dataset, "StudyInstanceUID"),
         instance=_text(dataset, "SOPInstanceUID"),
-        modality=_text(dataset, "Modality").upper(),
+        modality=modality if (modality := _text(dataset, "Modality").upper()) in MODALITIES else "OTHER",
         num_frames=int(dataset.get("NumberOfFrames") or 1),
         fps=fps,
         fps_source=fps_source,
@@ -73,11 +76,11 @@ def frame_rate(dataset: Dataset) -> tuple[Fraction, str]:
         times.reverse()
     for source, read in times:
         milliseconds = read(dataset)
-        if milliseconds and 0 < 1000 / milliseconds <= MAX_FPS:
+        if milliseconds and MIN_FPS <= 1000 / milliseconds <= MAX_FPS:
             return (1000 / milliseconds).limit_denominator(100_000), source
     for source, keyword in (("cine_rate", "CineRate"), ("display_rate", "RecommendedDisplayFrameRate")):
         rate = dataset.get(keyword)
-        if rate and 0 < float(rate) <= MAX_FPS:
+        if rate and MIN_FPS <= float(rate) <= MAX_FPS:
             return Fraction(str(rate)), source
     return ASSUMED_FPS, "assumed"
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from data_prep.dicom.identity import Key
 from deepcoro.data.schema import SPLITS, STUDIES_SCHEMA, VIDEOS_SCHEMA
 from deepcoro.errors import DataError
+from deepcoro.reports.grammar import Finding, render_report
 
 ALLOWED = {
     "split": SPLITS,
@@ -70,10 +71,10 @@ def _read_splits(key: Key, path: Path, tables: SideTables) -> None:
     for where, row in _rows(path, "split", ("patient_id", "study_id"), tables.ignored):
         split = _value(row, "split", STUDIES_SCHEMA, where)
         kind, known = ("patient", tables.patient_splits) if row.get("patient_id") else ("study", tables.study_splits)
-        raw = row.get(f"{kind}_id")
+        raw = str(row.get(f"{kind}_id") or "").strip()
         if not raw or split is None:
             raise DataError(f"{where}: a row needs a split and a patient_id or a study_id")
-        if known.setdefault(key.id_of(kind, str(raw)), split) != split:
+        if known.setdefault(key.id_of(kind, raw), split) != split:
             raise DataError(f"{where}: this {kind} stands in the table before, with another split")
 
 
@@ -154,6 +155,8 @@ def _value(row: dict[str, Any], name: str, schema: pa.Schema, where: str) -> Any
                 raise ValueError("it must be a list of objects")
             if unknown := {key for item in value for key in item} - known:
                 raise ValueError(f"unknown {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}")
+        if name == "findings" and isinstance(value, list):
+            render_report(Finding.from_dict(item) for item in value)  # refuses what no report can say
     except (ValueError, TypeError) as error:
         raise DataError(f"{where}: {name!r}: {error}") from error
     if name in ALLOWED and value not in ALLOWED[name]:

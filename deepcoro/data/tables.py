@@ -18,6 +18,7 @@ from pyarrow import fs
 
 from deepcoro.data.schema import SPLITS, STUDIES_SCHEMA, VIDEOS_SCHEMA, check_columns
 from deepcoro.errors import DataError
+from deepcoro.reports.vocabulary import DOMINANCES, SEGMENTS, TREES
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,15 @@ class Units:
         """The study a unit belongs to."""
         return self.studies.slice(self.study_of_video[self.offsets[unit]], 1).to_pylist()[0]
 
+    def has_text(self) -> np.ndarray:
+        """Which units have a target text (``text.target_text``), bool, without writing it."""
+        study = self.study_of_video[self.offsets[:-1]]
+        told = pc.fill_null(pc.greater(pc.utf8_length(self.studies["report"]), 0), False).to_numpy()[study]
+        found = pc.is_valid(self.studies["findings"]).to_numpy()[study]
+        if not self.whole_study:
+            found = found & pc.is_valid(self.videos["coronary_tree"]).to_numpy()
+        return told | found
+
     def column(self, name: str) -> np.ndarray:
         """A column of the studies, one value a unit."""
         return self.studies.column(name).to_numpy()[self.study_of_video[self.offsets[:-1]]]
@@ -69,7 +79,10 @@ class PreparedDataset:
             DataError: it is not there, a file or a column is missing, a row refers to nothing, a patient is in two
                 splits.
         """
-        filesystem, folder = fs.FileSystem.from_uri(path) if "://" in path else (fs.LocalFileSystem(), path)
+        try:
+            filesystem, folder = fs.FileSystem.from_uri(path) if "://" in path else (fs.LocalFileSystem(), path)
+        except pa.ArrowException as error:
+            raise DataError(f"data.path {path!r} is no place that can be read: {error}") from error
         tables = []
         for name, schema in (("studies.parquet", STUDIES_SCHEMA), ("videos.parquet", VIDEOS_SCHEMA)):
             where = f"{path}/{name}"
@@ -79,8 +92,8 @@ class PreparedDataset:
                 raise DataError(
                     f"{where} is missing; make a prepared dataset with `python -m data_prep dicom` and set data.path"
                 ) from None
-            except pa.ArrowInvalid as error:
-                raise DataError(f"{where} is not a Parquet file: {error}") from error
+            except (OSError, ValueError, pa.ArrowException) as error:  # not Parquet, or damaged
+                raise DataError(f"{where} is not a Parquet file, or is damaged: {error}") from error
         try:
             with filesystem.open_input_stream(f"{folder}/dataset.json") as stream:
                 card = json.loads(stream.read())
@@ -88,6 +101,8 @@ class PreparedDataset:
             raise DataError(f"{path}/dataset.json is missing: the dataset was not finished; prepare it again") from None
         except ValueError as error:  # not UTF-8, or not JSON
             raise DataError(f"{path}/dataset.json cannot be read ({error}); prepare the dataset again") from error
+        if not isinstance(card, dict):
+            raise DataError(f"{path}/dataset.json must hold a mapping; prepare the dataset again")
         dataset = cls(path, tables[0], tables[1], card)
         dataset._check()
         return dataset
@@ -96,6 +111,18 @@ class PreparedDataset:
         splits = pc.unique(self.studies["split"]).to_pylist()
         if unknown := sorted(set(splits) - set(SPLITS)):
             raise DataError(f"{self.root}/studies.parquet: split must be one of {', '.join(SPLITS)}, got {unknown}")
+        for table, name, column, known in (
+            (self.studies, "studies", "dominance", DOMINANCES),
+            (self.videos, "videos", "coronary_tree", TREES),
+        ):
+            if wrong := set(pc.unique(table[column].drop_null()).to_pylist()) - set(known):
+                raise DataError(f"{self.root}/{name}.parquet: {column} must be one of {known}, got {sorted(wrong)}")
+        found = pc.list_flatten(self.studies["findings"].combine_chunks())
+        if wrong := set(pc.unique(pc.struct_field(found, "segment")).to_pylist()) - set(SEGMENTS):
+            raise DataError(f"{self.root}/studies.parquet: findings name unknown segments {sorted(map(str, wrong))}")
+        sound = pc.and_(pc.greater(self.videos["fps"], 0), pc.greater(self.videos["num_frames"], 0))
+        if not pc.all(sound, min_count=0).as_py():
+            raise DataError(f"{self.root}/videos.parquet: every video needs fps and num_frames above 0")
         if pc.count_distinct(self.studies["study_id"]).as_py() != self.studies.num_rows:
             raise DataError(f"{self.root}/studies.parquet: study_id must be unique, and some stand twice")
         pairs = self.studies.select(["patient_id", "split"]).group_by(["patient_id", "split"]).aggregate([])

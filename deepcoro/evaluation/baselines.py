@@ -127,7 +127,7 @@ def best_constant_set(num_diseased: ArrayLike, num_rows: ArrayLike) -> NDArray[n
     return chosen
 
 
-def score_constants(
+def measure_constants(
     constants: Constants,
     reports: Sequence[str],
     trees: Sequence[str | None],

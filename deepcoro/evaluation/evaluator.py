@@ -21,11 +21,11 @@ from deepcoro.data.pipeline import evaluation_dataset, iterate
 from deepcoro.data.reader import UnitReader
 from deepcoro.data.tables import Units
 from deepcoro.data.text import ReportTokenizer
-from deepcoro.evaluation.baselines import Baseline, Constants, fit_constants, score_constants, strongest
+from deepcoro.evaluation.baselines import Baseline, Constants, fit_constants, measure_constants, strongest
 from deepcoro.evaluation.intervals import mean_interval, ratio_interval, statistic_interval
 from deepcoro.evaluation.report import Metric
 from deepcoro.metrics.findings import count_findings, segments_in_view, significant_segments, tree_matches
-from deepcoro.metrics.reconstruction import reconstruction_errors
+from deepcoro.metrics.reconstruction import normalise, reconstruction_errors, take_tokens
 from deepcoro.metrics.retrieval import (
     chance_median_rank,
     chance_recall_at_k,
@@ -37,7 +37,7 @@ from deepcoro.metrics.text import exact_matches
 from deepcoro.models.multitask import MultitaskModel
 from deepcoro.models.video_encoder import patchify
 from deepcoro.reports.grammar import Finding, parse_report
-from deepcoro.reports.vocabulary import segments_of_tree
+from deepcoro.reports.vocabulary import SEGMENTS, segments_of_tree
 
 _TRAIN_SAMPLE = 20_000  # units of the training split that baselines are fitted on; more would not move a frequency
 
@@ -139,9 +139,7 @@ def _records(
                 tokenizer.end_id,
                 tokenizer.pad_id,
                 part.max_generation_length,
-                part.do_sample,
-                part.temperature,
-            )
+            )  # greedy, whatever the config says of writing: a metric must not depend on luck
             for record, row in zip(records, ids.tolist(), strict=True):
                 record["generated"] = tokenizer.decode(row)
     if model.masked_video_modeling is not None:
@@ -149,9 +147,11 @@ def _records(
         order, k = batch["mask_order"].flatten(0, 1), config.num_visible
         visible, hidden = order[:, :k], order[:, k:]
         prediction, _ = model.reconstruct(clip, order, k)
-        errors = reconstruction_errors(
-            prediction, patchify(clip, config.video_encoder.tubelet), visible, hidden, config.grid
-        )
+        tubelets = patchify(clip, config.video_encoder.tubelet)
+        if not config.masked_modeling.norm_predict_loss:  # the errors are of normalised predictions
+            _, mean, std = normalise(take_tokens(tubelets, hidden))
+            prediction = (prediction - mean) / std
+        errors = reconstruction_errors(prediction, tubelets, visible, hidden, config.grid)
         for place, record in enumerate(records):
             kept = batch["valid"][place].cpu()
             own = {name: e.cpu()[place * views : (place + 1) * views][kept] for name, e in errors.items()}
@@ -159,10 +159,12 @@ def _records(
     return records
 
 
-def fit_baselines(train: Units, config: Config) -> Constants:
-    """Constants that know the training split and never look at a video."""
+def fit_baselines(train: Units, config: Config) -> Constants | None:
+    """Constants that know the training split and never look at a video; ``None`` where none of it has a text."""
     truth = Truth.of(train, evaluation_indices(train, config, _TRAIN_SAMPLE), config)
     told = [i for i, text in enumerate(truth.texts) if text is not None]
+    if not told:
+        return None
     return fit_constants(
         [text for text in truth.texts if text is not None],
         [truth.trees[i] for i in told],
@@ -229,7 +231,7 @@ def _captioning(
     counts = count_findings(true, significant_segments([p.findings for p in parsed]), in_view)
     baselines: dict[str, Baseline] = {}
     if constants is not None:
-        baselines = score_constants(constants, texts, trees, true, in_view)
+        baselines = measure_constants(constants, texts, trees, true, in_view)
     patients, resamples = truth.patients[rows], config.evaluation.num_resamples
 
     def mean(values: np.ndarray, name: str, who: np.ndarray = patients) -> Metric:
@@ -246,6 +248,17 @@ def _captioning(
         if terms[1].sum() > 0:
             interval = ratio_interval(*terms, patients, num_resamples=resamples)
             metrics[f"captioning/finding_{name}"] = Metric.of(interval)
+    if "finding_f1_tree_oracle" in baselines:
+        oracle = baselines["finding_f1_tree_oracle"]
+        metrics["captioning/finding_f1_beside_tree_oracle"] = Metric.of(f1, Baseline(oracle.value, "tree oracle"))
+    for place, segment in enumerate(SEGMENTS):
+        hits, missed = counts.true_positives[:, place], counts.false_negatives[:, place]
+        diseased = int((hits | missed).sum())
+        if diseased:  # a segment nobody has a lesion in has no F1
+            said = 2.0 * hits + missed + counts.false_positives[:, place]
+            always = Baseline(2 * diseased / (diseased + int(in_view[:, place].sum())), "always said")
+            interval = ratio_interval(2.0 * hits, said, patients, num_resamples=resamples)
+            metrics[f"captioning/finding_f1/{segment}"] = Metric.of(interval, always)
     readable = np.array([not p.unread for p in parsed])
     metrics["captioning/readable"] = mean(readable, "readable")
     return metrics

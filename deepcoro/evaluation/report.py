@@ -42,8 +42,11 @@ class Metric:
         return cls(interval.value, interval.low, interval.high, baseline.value, baseline.name)
 
 
-def write_summary(path: str | os.PathLike[str], metrics: Mapping[str, Metric]) -> None:
-    """Write ``{"metrics": {name: {"value", "low", "high", "baseline"}}}``; what is not finite becomes null.
+def write_summary(
+    path: str | os.PathLike[str], metrics: Mapping[str, Metric], about: Mapping[str, str] | None = None
+) -> None:
+    """Write ``{"metrics": {name: {"value", "low", "high", "baseline"}}}``; what is not finite
+    becomes null. ``about`` goes beside the metrics: the split, the checkpoint.
 
     Written beside and then moved: a reader sees the old file or the new one, never half of it.
 
@@ -55,10 +58,11 @@ def write_summary(path: str | os.PathLike[str], metrics: Mapping[str, Metric]) -
         raise ValueError("expected 1 metric or more, got none")
     path = Path(path)
     content = {
+        **(about or {}),
         "metrics": {
             name: {key: _number_or_none(getattr(metric, key)) for key in ("value", "low", "high", "baseline")}
             for name, metric in metrics.items()
-        }
+        },
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

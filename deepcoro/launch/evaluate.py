@@ -13,13 +13,15 @@ from deepcoro.data.tables import PreparedDataset, Units
 from deepcoro.evaluation.evaluator import fit_baselines, predict_units, summarise
 from deepcoro.evaluation.report import Metric, format_table, write_summary
 from deepcoro.inference.load import load
+from deepcoro.launch.going_on import check_same_dataset
 from deepcoro.launch.resources import set_environment, start_ray
 
 
 def evaluate(run: str | Path, split: str = "val", num_examples: int = 8) -> dict[str, Metric]:
     """Measure the newest checkpoint of ``run`` on every unit of ``split``; print and save what was found.
 
-    Writes ``summary.json`` and ``reports_<split>.jsonl`` (each unit with the true and the written report) into the run.
+    Writes ``summary.json``, the same as ``summary_<split>.json``, and ``reports_<split>.jsonl`` (each unit with the
+    true and the written report) into the run.
 
     Raises:
         UserError: there is no checkpoint, it is damaged, or the split is empty.
@@ -29,6 +31,7 @@ def evaluate(run: str | Path, split: str = "val", num_examples: int = 8) -> dict
     trained = load(run)
     config = trained.config
     dataset = PreparedDataset.open(config.data.path)
+    check_same_dataset(trained.checkpoint, dataset)
     units = dataset.units(split, config.data.unit, config.data.filter)
     start_ray()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -38,7 +41,9 @@ def evaluate(run: str | Path, split: str = "val", num_examples: int = 8) -> dict
     if config.loss.is_used("captioning"):
         constants = fit_baselines(dataset.units("train", config.data.unit, config.data.filter), config)
     metrics = summarise(records, units, constants, config)
-    write_summary(run / "summary.json", metrics)
+    about = {"split": split, "checkpoint": trained.checkpoint.name}
+    write_summary(run / "summary.json", metrics, about)
+    write_summary(run / f"summary_{split}.json", metrics, about)
 
     patients = len(set(units.column("patient_id")))
     print(

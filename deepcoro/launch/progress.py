@@ -64,6 +64,8 @@ class Progress:
         with self.problems.open() as stream:
             stream.seek(self._problems_read)
             for row in iter(stream.readline, ""):
+                if not row.endswith("}\n"):  # torn by a process that was killed
+                    continue
                 problem = json.loads(row)
                 if problem["unit_id"] not in self._told:
                     self._told.add(problem["unit_id"])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
 import ray
 import ray.data
 from ray.train import DataConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, WorkerGroupError
@@ -16,11 +16,13 @@ from ray.train.torch import TorchTrainer
 from deepcoro.config import Config
 from deepcoro.data.pipeline import training_dataset
 from deepcoro.data.tables import PreparedDataset, Units
+from deepcoro.data.text import ReportTokenizer
 from deepcoro.errors import ConfigError, DataError, DeepCoroError
+from deepcoro.launch.going_on import check_going_on
 from deepcoro.launch.progress import Progress
 from deepcoro.launch.resources import check_resources, set_environment, start_ray, threads_per_worker
 from deepcoro.models.text_encoder import load_tokenizer, longest_text
-from deepcoro.training.checkpoint import committed_steps, newest_checkpoint, verify_checkpoint
+from deepcoro.training.checkpoint import committed_steps, newest_checkpoint
 from deepcoro.training.loop import run_tokenizer, train_worker
 
 
@@ -35,15 +37,15 @@ def train(config: Config) -> Path:
     dataset = PreparedDataset.open(config.data.path)
     units = dataset.units("train", config.data.unit, config.data.filter)
     config = resolve(config, dataset, units)
-    run.mkdir(parents=True, exist_ok=True)
-    config = save_tokenizer(config, run)
     start_ray()
     check_resources(config, ray.cluster_resources())
-    config.save(run / "config.yaml")
-
     done = committed_steps(run)
     if done:
-        verify_checkpoint(run / "checkpoints" / str(done[-1]))
+        config = check_going_on(run / "checkpoints" / str(done[-1]), config, dataset)
+    else:
+        config = save_tokenizer(config, run)
+    run.mkdir(parents=True, exist_ok=True)
+    config.save(run / "config.yaml")
     if done and done[-1] >= config.training.num_steps:
         say(f"{run} has all its {done[-1]} steps; nothing to train")
         return run
@@ -120,14 +122,15 @@ def resolve(config: Config, dataset: PreparedDataset, units: Units) -> Config:
     folder = Path(config.text_encoder.source).expanduser()
     if folder.is_dir():  # workers stand in another folder than the person at the terminal
         config = config.merge({"text_encoder": {"name": str(folder.resolve())}})
-    told = pc.or_(pc.is_valid(units.studies["report"]), pc.is_valid(units.studies["findings"]))
-    if config.needs_text and not pc.any(told).as_py():
+    if config.needs_text and not units.has_text().any():
         if not config.loss.is_used("masked_modeling"):
             raise DataError(
-                f"{dataset.root}: no training study has a report, and masked modelling is off: nothing to learn"
+                f"{dataset.root}: no training {config.data.unit} has a report, and masked modelling is off: nothing "
+                "to learn"
             )
         say(
-            f"WARNING: no training study of {dataset.root} has a report: the contrastive and captioning losses are "
+            f"WARNING: no training {config.data.unit} of {dataset.root} has a report: the contrastive and captioning "
+            "losses are "
             "left out "
             "and masked modelling is trained alone. If there are reports, prepare the dataset again with --reports."
         )
@@ -137,18 +140,15 @@ def resolve(config: Config, dataset: PreparedDataset, units: Units) -> Config:
 
 
 def save_tokenizer(config: Config, run: Path) -> Config:
-    """Keep the tokenizer with the run, and fill in ``captioning.vocab_size``.
+    """Keep the tokenizer with a run that begins, and fill in ``captioning.vocab_size``.
 
     Raises:
         ConfigError: no tokenizer, or a vocabulary size that is not the tokenizer's.
     """
     if not config.needs_text:
         return config
-    folder = run / "tokenizer"
-    if not folder.is_dir():
-        load_tokenizer(config.text_encoder.source).save_pretrained(folder)
-    tokenizer = run_tokenizer(config, run)
-    assert tokenizer is not None
+    loaded = load_tokenizer(config.text_encoder.source)
+    tokenizer = ReportTokenizer.from_pretrained(loaded, config.data.max_text_length)
     if config.captioning.vocab_size not in (None, tokenizer.vocab_size):
         raise ConfigError(
             f"captioning.vocab_size is {config.captioning.vocab_size}, and the tokenizer of "
@@ -162,6 +162,11 @@ def save_tokenizer(config: Config, run: Path) -> Config:
                 f"data.max_text_length is {config.data.max_text_length}, and the text encoder "
                 f"{config.text_encoder.source!r} takes {longest} tokens at most"
             )
+    scratch, folder = run / ".tokenizer", run / "tokenizer"
+    for old in (scratch, folder):  # of a start that came no further
+        shutil.rmtree(old, ignore_errors=True)
+    loaded.save_pretrained(scratch)
+    scratch.rename(folder)
     return config.merge({"captioning": {"vocab_size": tokenizer.vocab_size}})
 
 

@@ -5,6 +5,7 @@ Letters: B reports, L text tokens, D width.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,7 @@ def load_tokenizer(source: str) -> Any:
 
 
 def _load(auto: Any, source: str, what: str) -> Any:
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from transformers.utils import logging
 
     logging.set_verbosity_error()  # a pooler that the source lacks is dropped below: no need to report it missing
@@ -139,4 +141,6 @@ def save_small_text_encoder(
         max_position_embeddings=512,
         pad_token_id=tokenizer.pad_token_id,
     )
-    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # the same reports give the same encoder
+        BertModel(config, add_pooling_layer=False).save_pretrained(folder)

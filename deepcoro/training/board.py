@@ -27,10 +27,6 @@ class Board:
             self._writer.add_scalar(name, value, step)
         self._lines.write(json.dumps({"step": step, "time": time.time(), **values}) + "\n")
 
-    def text(self, step: int, name: str, text: str) -> None:
-        """Write Markdown at ``step``."""
-        self._writer.add_text(name, text, step)
-
     def close(self) -> None:
         """Flush and close."""
         self._writer.close()
@@ -40,7 +36,10 @@ class Board:
 def _lines_before(path: Path, step: int) -> Path:
     """The file, without its lines of ``step`` and later."""
     if path.exists():
-        kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] < step]
+        whole = [
+            line for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")
+        ]  # no torn last one
+        kept = [line.strip() for line in whole if json.loads(line)["step"] < step]
         scratch = path.with_suffix(".partial")
         scratch.write_text("".join(line + "\n" for line in kept))
         scratch.replace(path)

@@ -61,7 +61,7 @@ def save_checkpoint(
             if path.is_file()
         }
         manifest = {"step": step, "files": files, "dataset_fingerprint": fingerprint, "code_version": __version__}
-        (scratch / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        (scratch / MANIFEST).write_text(json.dumps(manifest | {"sha256": _digest(manifest)}, indent=1))
         _flush(scratch)
         place = folder / str(step)
         if place.exists():
@@ -98,6 +98,8 @@ def verify_checkpoint(checkpoint: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text())
         files = {str(name): (wanted["bytes"], wanted["sha256"]) for name, wanted in manifest["files"].items()}
+        if manifest["sha256"] != _digest({name: value for name, value in manifest.items() if name != "sha256"}):
+            raise ValueError("its own hash does not fit it")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{checkpoint}: {MANIFEST} cannot be read ({error!r}); use another checkpoint") from error
     for name, (size, digest) in files.items():
@@ -137,6 +139,10 @@ def load_model(checkpoint: Path) -> tuple[MultitaskModel, Config]:
     model = MultitaskModel.from_architecture(config, checkpoint / "text_encoder")
     load_weights(checkpoint, model)
     return model.eval(), config
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

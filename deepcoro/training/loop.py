@@ -22,6 +22,7 @@ from deepcoro.data.collate import to_torch
 from deepcoro.data.pipeline import iterate
 from deepcoro.data.tables import PreparedDataset
 from deepcoro.data.text import ReportTokenizer
+from deepcoro.errors import TrainingError
 from deepcoro.evaluation.evaluator import evaluation_indices, fit_baselines, predict_units, summarise
 from deepcoro.losses.multitask import LossWeightScheduler, MultitaskLoss
 from deepcoro.models.multitask import MultitaskModel
@@ -37,6 +38,8 @@ from deepcoro.training.checkpoint import (
 from deepcoro.training.optim import build_optimizer, lr_factor, set_learning_rates
 from deepcoro.training.step import train_step
 from deepcoro.training.throughput import Throughput
+
+_MAX_BLIND_STEPS = 10
 
 
 def train_worker(settings: dict[str, Any]) -> None:
@@ -69,6 +72,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     board = Board(run, step + 1) if rank == 0 else None
     validation = _Validation(config, run, device)
     throughput = Throughput(device)
+    blind = 0  # steps in a row in which no view could be read
     shard = ray.train.get_dataset_shard("train")
     batches = (
         throughput.waiting(iterate(shard, config.micro_batch_size)) if step < config.training.num_steps else iter(())
@@ -94,6 +98,9 @@ def train_worker(settings: dict[str, Any]) -> None:
             config.optim.max_grad_norm,
         )
         step += 1
+        blind = 0 if result.valid_share.item() > 0 else blind + 1
+        if blind == _MAX_BLIND_STEPS:
+            raise TrainingError(f"no video could be read in {blind} steps in a row; {run}/problems.jsonl says why")
         throughput.add(config.training.batch_size * config.data.num_videos)
 
         last = step == config.training.num_steps

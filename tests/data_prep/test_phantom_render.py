@@ -96,7 +96,7 @@ def test_occlusion_takes_the_distal_vessel_out_of_the_picture():
     tree, camera, open_ = picture("right", (), 64)
     closed = picture("right", (lesion,), 64)[2]
     for name, visible in {"prox_rca": True, "dist_rca": False, "pda": False, "posterolateral": False}.items():
-        x, y, _ = camera.project(tree.points[tree.course(name)[5:]])
+        x, y, _ = camera.project(tree.points[tree.course(name)[5:-5]])  # the ends are thinner than a pixel
         column, row = np.rint(x).astype(int), np.rint(y).astype(int)
         assert open_[row, column].min() > 0.3, name
         if visible:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepcoro.evaluation.baselines import Baseline, best_constant_set, fit_constants, score_constants, strongest
+from deepcoro.evaluation.baselines import Baseline, best_constant_set, fit_constants, measure_constants, strongest
 from deepcoro.metrics.findings import segments_in_view, significant_segments
 from deepcoro.reports.grammar import Finding, render_report
 from deepcoro.reports.vocabulary import SEGMENTS
@@ -47,7 +47,7 @@ def test_constants_are_fitted_on_what_is_given():
 
 def test_scores_worked_by_hand():
     test = rows(("left", [LAD]), ("left", []), ("right", [RCA]), ("right", [RCA]))
-    scores = score_constants(fit_constants(*TRAIN), *test)
+    scores = measure_constants(fit_constants(*TRAIN), *test)
     assert scores["exact_match"] == Baseline(1 / 4, "most common report")
     assert scores["tree_accuracy"] == Baseline(1 / 2, "always left")
     assert scores["finding_f1"].value == pytest.approx(6 / 7)  # hits 3, one false LAD, none missed
@@ -55,7 +55,7 @@ def test_scores_worked_by_hand():
 
 
 def test_strict_scores_make_the_tree_worth_knowing():
-    scores = score_constants(fit_constants(*TRAIN, strict=True), *TRAIN)
+    scores = measure_constants(fit_constants(*TRAIN, strict=True), *TRAIN)
     assert scores["finding_f1_tree_oracle"].value == pytest.approx(16 / 19)
     # LAD alone: hits 5, 6 false, 3 missed; both: hits 8, 14 false, none missed. Both is better: 16 / 30 over 10 / 19.
     assert scores["finding_f1"].value == pytest.approx(16 / 30)
@@ -72,14 +72,14 @@ def test_the_oracle_is_never_behind_the_constant_where_both_were_fitted():
             segments_in_view(trees, [None] * 30),
         )
         for strict in (False, True):
-            scores = score_constants(fit_constants(*train, strict=strict), *train)
+            scores = measure_constants(fit_constants(*train, strict=strict), *train)
             assert scores["finding_f1_tree_oracle"].value >= scores["finding_f1"].value - 1e-12
 
 
 def test_a_data_set_without_disease_or_trees_still_has_baselines():
     reports, _, significant, view = rows(("left", []), ("left", []))
     trees = [None, None]
-    scores = score_constants(fit_constants(reports, trees, significant, view), reports, trees, significant, view)
+    scores = measure_constants(fit_constants(reports, trees, significant, view), reports, trees, significant, view)
     assert scores["exact_match"].value == 1
     assert np.isnan(scores["tree_accuracy"].value) and np.isnan(scores["finding_f1"].value)
 
@@ -102,6 +102,6 @@ def test_mistakes_are_named():
     with pytest.raises(ValueError, match="at least as large"):
         best_constant_set([2], [1])
     with pytest.raises(ValueError, match="a tree for each of 11 reports, got 10"):
-        score_constants(fit_constants(*TRAIN), reports, trees[:-1], significant, view)
+        measure_constants(fit_constants(*TRAIN), reports, trees[:-1], significant, view)
     with pytest.raises(ValueError, match="1 baseline or more"):
         strongest()

@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import deepcoro
 from deepcoro.data.reader import UnitReader
 from deepcoro.data.tables import PreparedDataset
-from deepcoro.errors import CheckpointError, ConfigError, DataError, ResourceError
+from deepcoro.errors import CheckpointError, ConfigError, DataError, ResourceError, TrainingError
 from deepcoro.launch.evaluate import evaluate
 from deepcoro.launch.train import train
 
@@ -86,6 +86,30 @@ def test_evaluation_counts_every_row_once_and_writes_the_summary(finished, phant
     assert "captioning/tree_accuracy" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("assignment", "says"),
+    [
+        ("video_encoder.width=96", "video_encoder.width: 48 -> 96"),
+        ("training.batch_size=24", "training.batch_size: 12 -> 24"),
+        ("seed=5", "seed: 0 -> 5"),
+    ],
+)
+def test_going_on_with_another_model_or_stream_is_refused_and_changes_nothing(finished, small_config, assignment, says):
+    before = (finished / "config.yaml").read_text()
+    with pytest.raises(ConfigError, match=says):
+        train(small_config(finished.parent, "resources.num_workers=2", "training.num_steps=9", assignment))
+    assert (finished / "config.yaml").read_text() == before
+
+
+def test_a_dataset_prepared_anew_is_refused(finished, phantom, small_config, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(phantom, other)
+    card = json.loads((other / "dataset.json").read_text())
+    (other / "dataset.json").write_text(json.dumps(card | {"fingerprint": "another"}))
+    with pytest.raises(DataError, match="another dataset"):
+        train(small_config(finished.parent, f"data.path={other}", "training.num_steps=9"))
+
+
 def test_the_same_name_goes_on_and_ends_where_an_undisturbed_run_ends(local_ray, small_config, tmp_path):
     whole = train(small_config(tmp_path, "name=whole"))
     parts = small_config(tmp_path, "name=parts")
@@ -134,7 +158,7 @@ def test_without_any_report_no_text_model_is_loaded(local_ray, phantom, small_co
         )
     pq.write_table(studies, silent / "studies.parquet")
     run = train(small_config(tmp_path, f"data.path={silent}", "text_encoder.name=/nowhere", "training.num_steps=3"))
-    assert "no training study" in capsys.readouterr().err
+    assert "no training video" in capsys.readouterr().err
     assert not (run / "tokenizer").exists() and not (run / "checkpoints" / "3" / "text_encoder").exists()
     names = set(load_file(run / "checkpoints" / "3" / "model.safetensors"))
     assert not any(name.startswith(("text_", "captioning")) for name in names)
@@ -160,6 +184,17 @@ def test_a_video_that_cannot_be_decoded_is_counted_and_told(local_ray, phantom, 
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     shares = [line["data/valid_share"] for line in lines if "loss/total" in line]
     assert sum(round((1 - share) * 12) for share in shares) == len(problems) > 0
+
+
+def test_a_run_that_can_read_nothing_stops(local_ray, phantom, small_config, tmp_path):
+    unreadable = tmp_path / "unreadable"
+    shutil.copytree(phantom, unreadable)
+    for video in (unreadable / "videos").rglob("*.*"):
+        video.write_bytes(b"")
+    with pytest.raises(TrainingError, match="no video could be read in 10 steps"):
+        train(
+            small_config(tmp_path, f"data.path={unreadable}", "training.num_steps=12", "training.checkpoint_every=12")
+        )
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,17 @@ def test_a_damaged_manifest_is_a_checkpoint_error(save, content):
         verify_checkpoint(place)
 
 
+def test_no_changed_byte_of_the_manifest_goes_unnoticed(save):
+    place = save(1)
+    whole = (place / "manifest.json").read_bytes()
+    for offset in range(0, len(whole), 5):
+        changed = bytearray(whole)
+        changed[offset] ^= 1
+        (place / "manifest.json").write_bytes(changed)
+        with pytest.raises(CheckpointError):
+            verify_checkpoint(place)
+
+
 def test_weights_of_another_architecture_are_refused(save, tiny_config, tiny_model):
     place = save(1)
     for other in ("video_encoder.depth=1", "contrastive.embedding_dim=8", "loss.weights.captioning=0"):

@@ -1,0 +1,59 @@
+"""Whether a run may go on as it is asked to: the same model, the same stream, the same data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from deepcoro.config import Config
+from deepcoro.data.tables import PreparedDataset
+from deepcoro.errors import ConfigError, DataError
+from deepcoro.training.checkpoint import verify_checkpoint
+
+# Fields that say where things lie or how they are run, and may differ from start to start.
+_FREE = {"root", "data.path", "text_encoder.name", "loss", "optim", "training", "resources", "evaluation"}
+_BOUND = {"training.batch_size"}  # positions of the stream are counted in it
+
+
+def check_going_on(checkpoint: Path, config: Config, dataset: PreparedDataset) -> Config:
+    """``config`` with what the checkpoint knows filled in, once nothing that must not change has changed.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged.
+        ConfigError: a field differs that the weights or the place in the stream depend on; all of them are named.
+        DataError: the dataset was prepared anew since.
+    """
+    check_same_dataset(checkpoint, dataset)
+    before = Config.load(checkpoint / "config.yaml")
+    config = config.merge({"captioning": {"vocab_size": config.captioning.vocab_size or before.captioning.vocab_size}})
+    old, new = _flat(before.model_dump(mode="json")), _flat(config.model_dump(mode="json"))
+    changed = [f"  {key}: {old[key]} -> {new[key]}" for key in new if old[key] != new[key] and not _is_free(key)]
+    if changed:
+        raise ConfigError(
+            f"{checkpoint.parent.parent} cannot go on with other values than it was begun with:\n"
+            + "\n".join(changed)
+            + "\ngive them back, or give the run another name"
+        )
+    return config
+
+
+def check_same_dataset(checkpoint: Path, dataset: PreparedDataset) -> None:
+    """Raise ``DataError`` if the checkpoint was trained on another preparation: patients may have changed splits."""
+    trained_on, found = verify_checkpoint(checkpoint)["dataset_fingerprint"], dataset.card.get("fingerprint", "")
+    if trained_on != found:
+        raise DataError(
+            f"{checkpoint} was trained on another dataset than {dataset.root} holds now (fingerprints "
+            f"{trained_on[:12]} and "
+            f"{found[:12]}): patients may stand in other splits. Give the dataset it was trained on, or train anew"
+        )
+
+
+def _is_free(key: str) -> bool:
+    return key not in _BOUND and any(key == free or key.startswith(f"{free}.") for free in _FREE)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
