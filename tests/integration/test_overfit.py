@@ -21,7 +21,7 @@ from deepcoro.models.text_encoder import load_tokenizer
 from deepcoro.training.optim import build_optimizer, lr_factor, set_learning_rates
 from deepcoro.training.step import train_step
 
-STEPS = 250
+STEPS = 400
 
 
 def test_sixteen_studies_are_learnt_by_heart(phantom, phantom_text):

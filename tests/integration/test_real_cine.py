@@ -43,6 +43,7 @@ def test_a_hundred_steps_of_masked_modelling_bring_the_loss_down_by_a_fifth(real
         "data.filter='num_frames > 50'",
         "text_encoder.name=/nowhere",
         "training.num_steps=100",
+        "training.batch_size=4",
         "training.checkpoint_every=100",
     )
     run = train(config)

@@ -111,17 +111,17 @@ def test_a_dataset_prepared_anew_is_refused(finished, phantom, small_config, tmp
 
 
 def test_the_same_name_goes_on_and_ends_where_an_undisturbed_run_ends(local_ray, small_config, tmp_path):
-    whole = train(small_config(tmp_path, "name=whole"))
-    parts = small_config(tmp_path, "name=parts")
-    run = train(parts)
+    config = small_config(tmp_path)
+    run = train(config)
+    undisturbed = load_file(run / "checkpoints" / "6" / "model.safetensors")
     shutil.rmtree(run / "checkpoints" / "6")  # as if the run had died after its checkpoint at step 3
-    train(parts)
-    first, second = (load_file(folder / "checkpoints" / "6" / "model.safetensors") for folder in (whole, run))
-    assert first.keys() == second.keys()
-    for name in first:
-        torch.testing.assert_close(first[name], second[name], atol=1e-6, rtol=0)
-    train(parts)  # complete: nothing is trained and nothing changes
-    torch.testing.assert_close(load_file(run / "checkpoints" / "6" / "model.safetensors"), second)
+    train(config)
+    again = load_file(run / "checkpoints" / "6" / "model.safetensors")
+    assert undisturbed.keys() == again.keys()
+    for name in undisturbed:
+        torch.testing.assert_close(undisturbed[name], again[name], atol=1e-6, rtol=0)
+    train(config)  # complete: nothing is trained and nothing changes
+    torch.testing.assert_close(load_file(run / "checkpoints" / "6" / "model.safetensors"), again)
 
 
 def test_a_damaged_checkpoint_stops_the_run_with_its_name(local_ray, small_config, tmp_path):
