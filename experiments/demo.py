@@ -1,4 +1,4 @@
-"""The platform from end to end on phantoms, at a size for a laptop: about 6 minutes on 2 cores, from nothing to a
+"""The platform from end to end on phantoms, at a size for a laptop: about 7 minutes on 2 cores, from nothing to a
 table.
 
     make demo                      or: python -m experiments.demo [section.field=value ...]
