@@ -357,11 +357,7 @@ class Config(Section):
 
     def save(self, path: str | Path) -> None:
         """Write every field, defaults included, as YAML."""
-        Path(path).write_text(self.to_yaml())
-
-    def to_yaml(self) -> str:
-        """Every field, defaults included."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        Path(path).write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
 
     @classmethod
     def load(cls, path: str | Path) -> Config:

@@ -28,7 +28,7 @@ def target_text(study: dict[str, Any], tree: str | None, whole_study: bool) -> s
 
     A clip's target is the findings of the tree in view, so that a right coronary cine never learns to recite the left;
     a study's target is its whole report. Without findings, or without a known tree, it
-    is the report as it stands: a cine whose tree is not known never learns the findings of both.
+    is the report as it stands, or ``None``: findings of both trees are never written out for one cine.
     """
     findings = study.get("findings")
     report = study.get("report") or None
