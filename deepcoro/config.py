@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 from pydantic import Field, model_validator
 
-from deepcoro.config_section import Section
+from deepcoro.config_section import Section, overlay, set_at
 from deepcoro.config_seed import SEED_KEYS, from_seed_keys
 from deepcoro.errors import ConfigError
 
@@ -221,8 +221,11 @@ class TrainingConfig(Section):
     log_every: Positive = 10
     checkpoint_every: Positive = 500
     keep_checkpoints: Positive = 3
+    best_metric: str | None = None  # the checkpoint with its best validation value is kept too, saved when evaluated
+    best_mode: Literal["max", "min"] = "max"
     evaluate_every: Positive | None = 1000  # None: only at the end
-    max_failures: Annotated[int, Field(ge=-1)] = 0  # restarts by Ray Train after a worker was lost; -1: without end
+    pictures: bool = True  # strips, reports and similarities in TensorBoard, with every evaluation
+    max_failures: Annotated[int, Field(ge=-1)] = 3  # restarts by Ray Train after a worker was lost; -1: without end
 
 
 class ResourcesConfig(Section):
@@ -244,6 +247,7 @@ class EvaluationConfig(Section):
     batch_size: Positive = 32
     num_resamples: Positive = 1000  # of the bootstrap over patients
     max_units: Positive | None = None  # evaluate at most this many during training; None: all
+    asynchronous: bool = False  # during training: in a task of its own beside the workers, which train on
 
 
 class Config(Section):
@@ -344,7 +348,7 @@ class Config(Section):
                 value = yaml.safe_load(text)
             except yaml.YAMLError as error:
                 raise ConfigError(f"{assignment!r}: the value is not YAML: {error}") from None
-            _set(changes, path.split("."), value)
+            set_at(changes, path.split("."), value)
         return self.merge(changes)
 
     def merge(self, changes: Mapping[str, Any]) -> Config:
@@ -353,7 +357,7 @@ class Config(Section):
         if "size" in (changes.get("video_encoder") or {}):  # another size brings its own width, depth and heads
             for key in ENCODER_SIZES["base"]:
                 base["video_encoder"].pop(key)
-        return Config(**_overlay(base, changes))
+        return Config(**overlay(base, changes))
 
     def save(self, path: str | Path) -> None:
         """Write every field, defaults included, as YAML."""
@@ -380,19 +384,3 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ConfigError(f"{path} must hold a mapping of sections, got {type(values).__name__}")
     return from_seed_keys(values)
-
-
-def _set(target: dict[str, Any], path: list[str], value: Any) -> None:
-    for depth, key in enumerate(path[:-1], start=1):
-        target = target.setdefault(key, {})
-        if not isinstance(target, dict):
-            raise ConfigError(f"{'.'.join(path[:depth])} is given as a value and as a section with {path[-1]!r} in it")
-    target[path[-1]] = value
-
-
-def _overlay(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in changes.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), dict)
-        merged[key] = _overlay(merged[key], value) if both else value
-    return merged

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -65,3 +65,21 @@ def _field_paths(section: type[BaseModel], prefix: str = "") -> list[str]:
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
             paths += _field_paths(info.annotation, f"{prefix}{name}.")
     return paths
+
+
+def set_at(target: dict[str, Any], path: list[str], value: Any) -> None:
+    """Put ``value`` into nested mappings at ``path``, made on the way."""
+    for depth, key in enumerate(path[:-1], start=1):
+        target = target.setdefault(key, {})
+        if not isinstance(target, dict):
+            raise ConfigError(f"{'.'.join(path[:depth])} is given as a value and as a section with {path[-1]!r} in it")
+    target[path[-1]] = value
+
+
+def overlay(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``changes`` laid over ``base``, mapping by mapping."""
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), dict)
+        merged[key] = overlay(merged[key], value) if both else value
+    return merged
