@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -21,7 +22,7 @@ from deepcoro.cli import run_experiment
 from deepcoro.config import Config
 from deepcoro.data.reader import UnitReader
 from deepcoro.data.tables import PreparedDataset
-from deepcoro.errors import DeepCoroError
+from deepcoro.errors import DeepCoroError, RunStopped
 from deepcoro.models.text_encoder import save_small_text_encoder
 
 DATA = Path("data/demo")
@@ -73,15 +74,16 @@ def experiment() -> Config:
     )
 
 
-def prepare(num_studies: int, seed: int) -> None:
-    """Phantom DICOM files, the prepared dataset, and a text encoder with a tokenizer of the training reports.
+def prepare(data: Path, config: Config, num_studies: int, seed: int) -> None:
+    """Phantom DICOM files, the prepared dataset, and a text encoder with a tokenizer of the training reports, in the
+    folder ``data``.
 
     What is complete is left as it is.
     """
     from data_prep.dicom.ingest import ingest  # here, so that the experiment alone loads without data_prep
     from data_prep.phantom.generate import write_phantom
 
-    phantom = DATA / "phantom"
+    phantom = data / "phantom"
     write_phantom(
         phantom,
         num_studies,
@@ -92,19 +94,19 @@ def prepare(num_studies: int, seed: int) -> None:
         num_processes=os.cpu_count() or 1,
         on_progress=_say("phantom studies"),
     )
-    if not (DATA / "prepared" / "dataset.json").exists():
+    if not (data / "prepared" / "dataset.json").exists():
         ingest(
             phantom / "dicom",
-            DATA / "prepared",
+            data / "prepared",
             reports=phantom / "reports.parquet",
             videos=phantom / "videos.parquet",
             progress=_say("DICOM files"),
         )
-    if not (DATA / "text_encoder").exists():
-        units = PreparedDataset.open(str(DATA / "prepared")).units("train")
-        reader = UnitReader(experiment(), units, None, training=False)
+    if not (data / "text_encoder").exists():
+        units = PreparedDataset.open(str(data / "prepared")).units("train")
+        reader = UnitReader(config, units, None, training=False)
         reports = [text for unit in range(len(units)) if (text := reader.text(unit))]
-        save_small_text_encoder(reports, DATA / "text_encoder", width=96)
+        save_small_text_encoder(reports, data / "text_encoder", width=96)
 
 
 def _say(what: str):
@@ -118,22 +120,29 @@ def _say(what: str):
     return show
 
 
-@click.command(help=__doc__, context_settings={"max_content_width": 110})
-@click.argument("assignments", nargs=-1, metavar="[SECTION.FIELD=VALUE]...")
-@click.option("--num-studies", default=640, show_default=True, type=click.IntRange(min=20))
-@click.option("--seed", default=0, show_default=True, help="Of the phantoms.")
-def main(assignments: tuple[str, ...], num_studies: int, seed: int) -> None:
-    """Prepare, train, evaluate."""
-    from deepcoro.launch.evaluate import evaluate
+def run_on_phantoms(experiment: Callable[[], Config], data: Path, num_studies: int, doc: str | None) -> None:
+    """The command line of an experiment on phantoms: prepare, train, evaluate on test."""
 
-    try:
-        prepare(num_studies, seed)
-        run = run_experiment(experiment, assignments)
-        evaluate(run, split="test")
-    except DeepCoroError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(2)
+    @click.command(help=doc, context_settings={"max_content_width": 110})
+    @click.argument("assignments", nargs=-1, metavar="[SECTION.FIELD=VALUE]...")
+    @click.option("--num-studies", default=num_studies, show_default=True, type=click.IntRange(min=20))
+    @click.option("--seed", default=0, show_default=True, help="Of the phantoms.")
+    def main(assignments: tuple[str, ...], num_studies: int, seed: int) -> None:
+        from deepcoro.launch.evaluate import evaluate
+
+        try:
+            prepare(data, experiment(), num_studies, seed)
+            run = run_experiment(experiment, assignments)
+            evaluate(run, split="test")
+        except RunStopped as stopped:
+            click.echo(str(stopped), err=True)
+            sys.exit(stopped.exit_code)
+        except DeepCoroError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(2)
+
+    main()
 
 
 if __name__ == "__main__":
-    main()
+    run_on_phantoms(experiment, DATA, 640, __doc__)

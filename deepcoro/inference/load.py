@@ -15,10 +15,10 @@ from torch import Tensor
 
 from deepcoro.config import Config
 from deepcoro.data.text import ReportTokenizer
-from deepcoro.errors import CheckpointError, ConfigError
+from deepcoro.errors import ConfigError
 from deepcoro.models.multitask import MultitaskModel
 from deepcoro.models.text_encoder import load_tokenizer
-from deepcoro.training.checkpoint import load_model, newest_checkpoint
+from deepcoro.training.checkpoint import find_checkpoint, load_model
 
 
 @dataclass(frozen=True)
@@ -81,20 +81,20 @@ class TrainedModel:
             raise ConfigError(f"{self.checkpoint} was trained without the {loss} loss and cannot do this")
 
 
-def load(run: str | Path) -> TrainedModel:
-    """The newest checkpoint of a run's folder, or the checkpoint folder given. Nothing is fetched from anywhere.
+def load(run: str | Path, checkpoint: str | int = "newest") -> TrainedModel:
+    """A checkpoint of a run's folder (``newest``, ``best`` or a step), or the checkpoint folder given. Nothing is
+    fetched from anywhere.
 
     Raises:
         CheckpointError: there is none, or it is damaged.
     """
     folder = Path(run)
-    checkpoint = folder if (folder / "manifest.json").exists() else newest_checkpoint(folder)
-    if checkpoint is None:
-        raise CheckpointError(f"{run} holds no checkpoint; train it first, or give the folder of a run or a checkpoint")
-    model, config = load_model(checkpoint)
+    if not (folder / "manifest.json").exists():
+        folder = find_checkpoint(folder, checkpoint)
+    model, config = load_model(folder)
     tokenizer = None
     if config.needs_text:
         tokenizer = ReportTokenizer.from_pretrained(
-            load_tokenizer(str(checkpoint / "tokenizer")), config.data.max_text_length
+            load_tokenizer(str(folder / "tokenizer")), config.data.max_text_length
         )
-    return TrainedModel(model, config, tokenizer, checkpoint)
+    return TrainedModel(model, config, tokenizer, folder)

@@ -5,21 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from deepcoro.config import Config
+from deepcoro.config import Config, LossWeights
 from deepcoro.data.tables import PreparedDataset
 from deepcoro.errors import ConfigError, DataError
-from deepcoro.training.checkpoint import verify_checkpoint
+from deepcoro.training.checkpoint import read_manifest
 
 # Fields that say where things lie or how they are run, and may differ from start to start.
 _FREE = {"root", "data.path", "text_encoder.name", "loss", "optim", "training", "resources", "evaluation"}
 _BOUND = {"training.batch_size"}  # positions of the stream are counted in it
 
 
-def check_going_on(checkpoint: Path, config: Config, dataset: PreparedDataset) -> Config:
-    """``config`` with what the checkpoint knows filled in, once nothing that must not change has changed.
+def check_going_on(checkpoint: Path, config: Config, dataset: PreparedDataset) -> tuple[Config, list[str]]:
+    """``config`` with what the checkpoint knows filled in, once nothing that must not change has changed; and the
+    fields that do change, as lines ``key: before -> now``.
 
     Raises:
-        CheckpointError: the checkpoint is damaged.
         ConfigError: a field differs that the weights or the place in the stream depend on; all of them are named.
         DataError: the dataset was prepared anew since.
     """
@@ -27,25 +27,33 @@ def check_going_on(checkpoint: Path, config: Config, dataset: PreparedDataset) -
     before = Config.load(checkpoint / "config.yaml")
     config = config.merge({"captioning": {"vocab_size": config.captioning.vocab_size or before.captioning.vocab_size}})
     old, new = _flat(before.model_dump(mode="json")), _flat(config.model_dump(mode="json"))
-    changed = [f"  {key}: {old[key]} -> {new[key]}" for key in new if old[key] != new[key] and not _is_free(key)]
-    if changed:
+    changed = {key: f"  {key}: {old.get(key)} -> {new[key]}" for key in new if old.get(key) != new[key]}
+    bound = [text for key, text in changed.items() if not _is_free(key)]
+    for name in LossWeights.model_fields:  # a loss that comes or goes brings or takes parameters
+        if before.loss.is_used(name) != config.loss.is_used(name):
+            bound.append(f"  loss {name}: {_use(before, name)} -> {_use(config, name)}")
+    if bound:
         raise ConfigError(
             f"{checkpoint.parent.parent} cannot go on with other values than it was begun with:\n"
-            + "\n".join(changed)
+            + "\n".join(bound)
             + "\ngive them back, or give the run another name"
         )
-    return config
+    return config, list(changed.values())
 
 
 def check_same_dataset(checkpoint: Path, dataset: PreparedDataset) -> None:
     """Raise ``DataError`` if the checkpoint was trained on another preparation: patients may have changed splits."""
-    trained_on, found = verify_checkpoint(checkpoint)["dataset_fingerprint"], dataset.card.get("fingerprint", "")
+    trained_on, found = read_manifest(checkpoint)["dataset_fingerprint"], dataset.card.get("fingerprint", "")
     if trained_on != found:
         raise DataError(
             f"{checkpoint} was trained on another dataset than {dataset.root} holds now (fingerprints "
             f"{trained_on[:12]} and "
             f"{found[:12]}): patients may stand in other splits. Give the dataset it was trained on, or train anew"
         )
+
+
+def _use(config: Config, loss: str) -> str:
+    return "used" if config.loss.is_used(loss) else "not used"
 
 
 def _is_free(key: str) -> bool:

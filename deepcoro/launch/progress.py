@@ -58,7 +58,8 @@ class Progress:
                 print(line, file=sys.stderr, flush=True)
 
     def _show_problems(self) -> None:
-        """Each unit that cannot be read is told once, however often the stream comes by it."""
+        """What went wrong without ending the run. A unit that cannot be read is told once, however often the stream
+        comes by it."""
         if not self.problems.exists():
             return
         with self.problems.open() as stream:
@@ -67,11 +68,12 @@ class Progress:
                 if not row.endswith("}\n"):  # torn by a process that was killed
                     continue
                 problem = json.loads(row)
-                if problem["unit_id"] not in self._told:
-                    self._told.add(problem["unit_id"])
-                    print(
-                        f"\nWARNING: left out {problem['unit_id']}: {problem['problem']}", file=sys.stderr, flush=True
-                    )
+                unit = problem.get("unit_id")
+                if unit is None:
+                    print(f"\nWARNING: {problem['problem']}", file=sys.stderr, flush=True)
+                elif unit not in self._told:
+                    self._told.add(unit)
+                    print(f"\nWARNING: left out {unit}: {problem['problem']}", file=sys.stderr, flush=True)
             self._problems_read = stream.tell()
 
     def _line(self) -> str:

@@ -11,6 +11,8 @@ import ray
 
 from deepcoro.config import Config
 from deepcoro.errors import ResourceError
+from deepcoro.launch.cluster import join
+from deepcoro.launch.paths import submitted_environment
 
 _OBJECT_STORE_BYTES = 2 * 2**30  # of a local Ray; what is decoded ahead waits there
 
@@ -38,22 +40,38 @@ def start_ray(num_cpus: int | None = None) -> None:
     """Join the cluster that ``RAY_ADDRESS`` or a job names, else start Ray on this machine; quietly.
 
     ``num_cpus`` is what a Ray that is started here counts (``None``: the machine's cores).
+
+    Raises:
+        ResourceError: a cluster is named, and it does not answer or does not let us in.
     """
     set_environment()
     if ray.is_initialized():
         return
-    options: dict[str, Any] = {"logging_level": logging.ERROR, "runtime_env": {"env_vars": dict(ENVIRONMENT)}}
-    if not os.environ.get("RAY_ADDRESS"):
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
-        # What Ray's processes say stays in its log files: what matters to a run is in the run's folder, or is raised
-        # here.
-        options |= {"include_dashboard": False, "log_to_driver": False, "address": "local"}
-        options |= {"object_store_memory": _OBJECT_STORE_BYTES, "num_cpus": num_cpus}
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "runtime_env": {"env_vars": _environment_of_workers()}}
+    address = os.environ.get("RAY_ADDRESS")
+    if address and address != "local":
+        join(address, options)
+        return
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
+    # What Ray's processes say stays in its log files: what matters to a run is in the run's folder, or is raised here.
+    options |= {"include_dashboard": False, "log_to_driver": False, "address": "local"}
+    options |= {"object_store_memory": _OBJECT_STORE_BYTES, "num_cpus": num_cpus}
     ray.init(**options)
 
 
+def _environment_of_workers() -> dict[str, str]:
+    """``ENVIRONMENT`` as it is set here, for processes on other machines, which do not inherit it.
+
+    Ray lays this over the environment that a job was submitted with (its working directory stays), and refuses a
+    variable that both set; what the job says, holds.
+    """
+    job = submitted_environment()
+    return {key: os.environ[key] for key in ENVIRONMENT if key not in job}
+
+
 def check_resources(config: Config, available: dict[str, float]) -> None:
-    """Refuse a run that this cluster cannot hold: all workers and one data task beside them.
+    """Refuse a run that this cluster cannot hold: all workers, one data task beside them, and the task that validates
+    where ``evaluation.asynchronous`` asks for one (it takes what a worker takes).
 
     Args:
         available: what ``ray.cluster_resources()`` says.
@@ -61,24 +79,23 @@ def check_resources(config: Config, available: dict[str, float]) -> None:
     Raises:
         ResourceError: with the sum spelled out.
     """
-    part = config.resources
+    part, beside = config.resources, int(config.evaluation.asynchronous)
     cpus, gpus = available.get("CPU", 0.0), available.get("GPU", 0.0)
-    needed = part.num_workers * part.cpus_per_worker + part.cpus_per_data_task
+    takers = part.num_workers + beside
+    needed = takers * part.cpus_per_worker + part.cpus_per_data_task
+    validation = f" + {beside} validation task of {part.cpus_per_worker:g}" if beside else ""
     if needed > cpus + 1e-6:
-        fits = int((cpus - part.cpus_per_data_task + 1e-6) / part.cpus_per_worker)
-        share = max(0.0, (cpus - part.cpus_per_data_task) / part.num_workers)
+        fits = max(0, int((cpus - part.cpus_per_data_task + 1e-6) / part.cpus_per_worker) - beside)
+        share = max(0.0, (cpus - part.cpus_per_data_task) / takers)
         raise ResourceError(
-            f"the run asks for {needed:g} CPUs ({part.num_workers} workers x {part.cpus_per_worker:g} + one data task "
-            "of "
-            f"{part.cpus_per_data_task:g}), and there are {cpus:g}. At most {fits} workers of that size fit; or let "
-            "each take "
-            f"less: resources.cpus_per_worker={int(share * 100) / 100:g}"
+            f"the run asks for {needed:g} CPUs ({part.num_workers} workers x {part.cpus_per_worker:g}{validation} + "
+            f"one data task of {part.cpus_per_data_task:g}), and there are {cpus:g}. At most {fits} workers of that "
+            f"size fit; or let each take less: resources.cpus_per_worker={int(share * 100) / 100:g}"
         )
-    if part.use_gpu and part.num_workers > gpus:
+    if part.use_gpu and takers > gpus:
         raise ResourceError(
-            f"the run asks for {part.num_workers} GPUs, one a worker, and there are {gpus:g}; set "
-            "resources.num_workers, "
-            "or resources.use_gpu=false"
+            f"the run asks for {takers} GPUs ({part.num_workers} workers x 1{' + 1 to validate' if beside else ''}), "
+            f"and there are {gpus:g}; set resources.num_workers, or resources.use_gpu=false"
         )
 
 

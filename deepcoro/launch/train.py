@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import time
@@ -10,67 +11,117 @@ from typing import Any
 
 import ray
 import ray.data
-from ray.train import DataConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, WorkerGroupError
+from ray.train import (
+    DataConfig,
+    FailureConfig,
+    LoggingConfig,
+    RunConfig,
+    ScalingConfig,
+    ValidationConfig,
+    WorkerGroupError,
+)
 from ray.train.torch import TorchTrainer
 
 from deepcoro.config import Config
 from deepcoro.data.pipeline import training_dataset
 from deepcoro.data.tables import PreparedDataset, Units
 from deepcoro.data.text import ReportTokenizer
-from deepcoro.errors import ConfigError, DataError, DeepCoroError
+from deepcoro.errors import ConfigError, DataError, DeepCoroError, RunStopped
 from deepcoro.launch.going_on import check_going_on
+from deepcoro.launch.lock import hold
+from deepcoro.launch.paths import absolute
 from deepcoro.launch.progress import Progress
 from deepcoro.launch.resources import check_resources, set_environment, start_ray, threads_per_worker
+from deepcoro.launch.stop import StopRequests
+from deepcoro.launch.validate import validation_config
 from deepcoro.models.text_encoder import load_tokenizer, longest_text
-from deepcoro.training.checkpoint import committed_steps, newest_checkpoint
-from deepcoro.training.loop import run_tokenizer, train_worker
+from deepcoro.training.board import note
+from deepcoro.training.checkpoint import committed_steps, newest_checkpoint, set_damaged_aside
+from deepcoro.training.loop import train_worker
+from deepcoro.training.validation import note_best, read_results, run_tokenizer
 
 
 def train(config: Config) -> Path:
     """Train ``config`` to its last step, from the beginning or from where its run stands, and return the run's folder.
 
     Raises:
-        UserError: the dataset, the config or the machine cannot do it; nothing was started.
+        UserError: the dataset, the config or the machine cannot do it, or somebody trains this run already; nothing was
+            started.
+        RunStopped: a signal asked it to stop; it has saved.
+        TrainingError: the run cannot go on.
     """
+    began = time.perf_counter()
     set_environment()
     run = run_folder(config)
+    config = config.merge({"root": str(run.parent), "data": {"path": absolute(config.data.path, "data.path")}})
     dataset = PreparedDataset.open(config.data.path)
     units = dataset.units("train", config.data.unit, config.data.filter)
     config = resolve(config, dataset, units)
+    opened = time.perf_counter()
     start_ray()
     check_resources(config, ray.cluster_resources())
-    done = committed_steps(run)
-    if done:
-        config = check_going_on(run / "checkpoints" / str(done[-1]), config, dataset)
+    startup = {"data": opened - began, "ray": time.perf_counter() - opened}
+    with hold(run):
+        config, start = _take_up(config, run, dataset)
+        total = config.training.num_steps
+        if start >= total and total in read_results(run):
+            say(f"{run} has all its {start} steps; nothing to train")
+            return run
+        say(
+            f"{run}: {len(units)} training {config.data.unit}s, step {start} of {total}, "
+            f"{config.resources.num_workers} {'GPU' if config.resources.use_gpu else 'CPU'} worker(s)"
+        )
+        with StopRequests(run) as stop, Progress(run, config):
+            _fit(config, run, units, dataset.card.get("fingerprint", ""), startup)
+        if config.training.best_metric is not None:
+            note_best(run, config)
+        reached = committed_steps(run)
+        if stop.signal is not None and (not reached or reached[-1] < total):
+            at = f"saved at step {reached[-1]} of {total}" if reached else "stopped before its first step"
+            raise RunStopped(f"{run} {at}; the same command goes on from there", stop.exit_code)
+    return run
+
+
+def _take_up(config: Config, run: Path, dataset: PreparedDataset) -> tuple[Config, int]:
+    """Where a run stands: the config to go on with, and the step of its newest sound checkpoint."""
+    for text in set_damaged_aside(run):
+        say(f"WARNING: {text}")
+        note(run, text)
+    checkpoint = newest_checkpoint(run)
+    if checkpoint is None:
+        config, start = save_tokenizer(config, run), 0
     else:
-        config = save_tokenizer(config, run)
-    run.mkdir(parents=True, exist_ok=True)
+        config, changed = check_going_on(checkpoint, config, dataset)
+        start = int(checkpoint.name)
+        if changed:
+            say(f"{run} goes on from step {start} with other values than it had:\n" + "\n".join(changed))
     config.save(run / "config.yaml")
-    if done and done[-1] >= config.training.num_steps:
-        say(f"{run} has all its {done[-1]} steps; nothing to train")
-        return run
-    say(
-        f"{run}: {len(units)} training {config.data.unit}s, step {done[-1] if done else 0} of "
-        f"{config.training.num_steps}, "
-        f"{config.resources.num_workers} {'GPU' if config.resources.use_gpu else 'CPU'} worker(s)"
-    )
+    return config, start
+
+
+def _fit(config: Config, run: Path, units: Units, fingerprint: str, startup: dict[str, float]) -> None:
+    """Hand over to Ray Train, and raise what a worker meant for the user without Ray's traces."""
     tokenizer = run_tokenizer(config, run)
     units_ref = ray.put(units)
+    launch = run / ".ray" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
 
     def stream() -> ray.data.Dataset:
-        """Called at the start and again after every failure: it begins where the newest checkpoint ends."""
+        """Called at the start and again after every failure: it begins where the newest sound checkpoint ends."""
+        for text in set_damaged_aside(run):
+            note(run, text)
         checkpoint = newest_checkpoint(run)
         start = int(checkpoint.name) * config.training.batch_size if checkpoint else 0
         return training_dataset(config, units_ref, tokenizer, start)
 
-    options = ray.data.ExecutionOptions(preserve_order=True)
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         train_worker,
         train_loop_config={
             "config": config.model_dump(mode="json"),
             "run": str(run),
-            "fingerprint": dataset.card.get("fingerprint", ""),
+            "fingerprint": fingerprint,
             "threads": threads_per_worker(config),
+            "fatal": str(launch / "fatal.json"),
+            "startup": startup | {"since": time.time()},
         },
         scaling_config=ScalingConfig(
             num_workers=config.resources.num_workers,
@@ -79,23 +130,32 @@ def train(config: Config) -> Path:
         ),
         run_config=RunConfig(  # type: ignore[call-arg]  # ray.train exports an older signature to type checkers
             # Ray's own state is per launch: what a run goes on from is its checkpoints, and those are ours.
-            name=time.strftime("%Y%m%d-%H%M%S"),
-            storage_path=str(run / ".ray"),
+            name=launch.name,
+            storage_path=str(launch.parent),
             logging_config=LoggingConfig(log_level="WARNING"),
             failure_config=FailureConfig(max_failures=config.training.max_failures),
         ),
         datasets={"train": stream},
-        dataset_config=DataConfig(datasets_to_split=["train"], execution_options=options),
+        dataset_config=DataConfig(
+            datasets_to_split=["train"], execution_options=ray.data.ExecutionOptions(preserve_order=True)
+        ),
+        validation_config=_validation_beside(config, run),
     )
-    with Progress(run, config):
-        try:
-            trainer.fit()
-        except WorkerGroupError as error:  # what a worker meant for the user is told as such, without Ray's traces
-            for failure in error.worker_failures.values():
-                if isinstance(failure, DeepCoroError):
-                    raise failure from None
-            raise
-    return run
+    try:
+        trainer.fit()
+    except WorkerGroupError as error:
+        for failure in error.worker_failures.values():
+            if isinstance(failure, DeepCoroError):
+                raise failure from None
+        raise
+
+
+class _Trainer(TorchTrainer):
+    """Ray's own answer to Ctrl-C throws away what was trained since the last checkpoint; ours (``StopRequests``) saves
+    first. Should a later Ray call this differently, Ctrl-C is Ray's again, and nothing else changes."""
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Leave the signal to ``StopRequests``."""
 
 
 def run_folder(config: Config) -> Path:
@@ -106,7 +166,7 @@ def run_folder(config: Config) -> Path:
     """
     if "://" in config.root:
         raise ConfigError(f"root {config.root!r} is a URI; a run's folder must lie on a disk that all workers share")
-    return Path(config.root).expanduser().resolve() / config.name
+    return Path(absolute(config.root, "root")) / config.name
 
 
 def resolve(config: Config, dataset: PreparedDataset, units: Units) -> Config:
@@ -119,9 +179,9 @@ def resolve(config: Config, dataset: PreparedDataset, units: Units) -> Config:
                 raise DataError(f"{dataset.root}/dataset.json has no {key}; set data.{key}")
             data[key] = float(dataset.card[key])
     config = config.merge({"data": data})
-    folder = Path(config.text_encoder.source).expanduser()
-    if folder.is_dir():  # workers stand in another folder than the person at the terminal
-        config = config.merge({"text_encoder": {"name": str(folder.resolve())}})
+    source = config.text_encoder.source
+    if Path(source).expanduser().is_dir():  # and not a hub's name; workers stand in another folder than the launcher
+        config = config.merge({"text_encoder": {"name": absolute(source, "text_encoder.name")}})
     if config.needs_text and not units.has_text().any():
         if not config.loss.is_used("masked_modeling"):
             raise DataError(
@@ -178,3 +238,9 @@ def say(text: str) -> None:
 def _resources_per_worker(config: Config) -> dict[str, float]:
     wanted = {"CPU": config.resources.cpus_per_worker}
     return wanted | {"GPU": 1} if config.resources.use_gpu else wanted
+
+
+def _validation_beside(config: Config, run: Path) -> ValidationConfig | None:
+    if not config.evaluation.asynchronous:
+        return None
+    return validation_config(run, config.resources.cpus_per_worker, 1 if config.resources.use_gpu else 0)

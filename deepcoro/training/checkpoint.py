@@ -11,15 +11,17 @@ import json
 import os
 import shutil
 import uuid
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from deepcoro import __version__
 from deepcoro.config import Config
-from deepcoro.errors import CheckpointError
+from deepcoro.errors import CheckpointError, SaveError
 from deepcoro.models.multitask import MultitaskModel
 
 MANIFEST = "manifest.json"
@@ -33,12 +35,38 @@ def save_checkpoint(
     config: Config,
     fingerprint: str,
     keep: int,
+    protected: Collection[int] = (),
 ) -> Path:
-    """Write ``run/checkpoints/<step>`` and delete all but the newest ``keep``.
+    """Write ``run/checkpoints/<step>`` and delete all but the newest ``keep`` and the ``protected`` steps.
 
     ``training_state`` holds tensors, numbers and strings only (it loads with ``weights_only=True``); ``fingerprint`` is
     the prepared dataset's. The tokenizer is taken from ``run/tokenizer``.
+
+    Raises:
+        SaveError: it could not be written (the disk is full); the older ones are as they were.
     """
+    # Tied weights are stored once each: safetensors refuses tensors that share memory.
+    weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    try:
+        place = _write(run, step, model, weights, training_state, config, fingerprint)
+        for old in committed_steps(run)[:-keep]:
+            if old not in protected:
+                shutil.rmtree(run / "checkpoints" / str(old))
+    # torch's writer says RuntimeError where the disk is full, and safetensors has an error of its own.
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise SaveError(f"the checkpoint of step {step} could not be written to {run}: {error}") from error
+    return place
+
+
+def _write(
+    run: Path,
+    step: int,
+    model: MultitaskModel,
+    weights: dict[str, torch.Tensor],
+    training_state: dict[str, Any],
+    config: Config,
+    fingerprint: str,
+) -> Path:
     folder = run / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(".*"):  # of a writer that was killed; a run has one writer at a time
@@ -46,9 +74,7 @@ def save_checkpoint(
     scratch = folder / f".{step}-{uuid.uuid4().hex[:8]}"
     scratch.mkdir()
     try:
-        # Tied weights are stored once each: safetensors refuses tensors that share memory.
-        state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-        save_file(state, scratch / "model.safetensors")
+        save_file(weights, scratch / "model.safetensors")
         torch.save(training_state, scratch / "training_state.pt")
         config.save(scratch / "config.yaml")
         if (run / "tokenizer").is_dir():
@@ -71,8 +97,6 @@ def save_checkpoint(
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
-    for old in committed_steps(run)[:-keep]:
-        shutil.rmtree(folder / str(old))
     shutil.rmtree(folder / f".{step}-replaced", ignore_errors=True)
     return place
 
@@ -89,29 +113,95 @@ def newest_checkpoint(run: Path) -> Path | None:
     return run / "checkpoints" / str(steps[-1]) if steps else None
 
 
+def find_checkpoint(run: Path, which: str | int = "newest") -> Path:
+    """The ``newest`` committed checkpoint of a run, the ``best`` one (``training.best_metric``), or that of a step.
+
+    Raises:
+        CheckpointError: there is none, or no such.
+    """
+    steps = committed_steps(run)
+    if not steps:
+        raise CheckpointError(f"{run} holds no checkpoint; train it first, or give the folder of a run or a checkpoint")
+    if which == "newest":
+        return run / "checkpoints" / str(steps[-1])
+    if which == "best":
+        best = best_step(run)
+        if best is None:
+            raise CheckpointError(f"{run} keeps no best checkpoint; train with training.best_metric, or ask for a step")
+        return run / "checkpoints" / str(best)
+    if not str(which).isdigit() or int(which) not in steps:
+        raise CheckpointError(f"{run} has no checkpoint {which!r}; there are newest, best and {steps}")
+    return run / "checkpoints" / str(which)
+
+
+def best_step(run: Path) -> int | None:
+    """The step that ``best.json`` of a run names, if its checkpoint is there."""
+    if not (run / "best.json").exists():
+        return None
+    step = int(json.loads((run / "best.json").read_text())["step"])
+    return step if step in committed_steps(run) else None
+
+
+def set_damaged_aside(run: Path) -> list[str]:
+    """Rename the newest checkpoints of a run to ``damaged-<step>`` until the newest is sound; say what was found.
+
+    Raises:
+        CheckpointError: there were checkpoints and none is sound: nothing is renamed, nothing is begun anew.
+    """
+    damaged: list[tuple[int, str]] = []
+    for step in reversed(committed_steps(run)):
+        try:
+            verify_checkpoint(run / "checkpoints" / str(step))
+            break
+        except CheckpointError as error:
+            damaged.append((step, str(error)))
+    else:
+        if damaged:
+            raise CheckpointError(f"no checkpoint of {run} is sound:\n" + "\n".join(text for _, text in damaged))
+    for step, _ in damaged:
+        place = run / "checkpoints" / f"damaged-{step}"
+        shutil.rmtree(place, ignore_errors=True)
+        (run / "checkpoints" / str(step)).rename(place)
+    return [f"{text}; it is now checkpoints/damaged-{step}, and the one before is used" for step, text in damaged]
+
+
+def drop_checkpoints_after(run: Path, step: int) -> None:
+    """Delete the checkpoints of steps that are about to be run again."""
+    for later in committed_steps(run):
+        if later > step:
+            shutil.rmtree(run / "checkpoints" / str(later))
+
+
+def read_manifest(checkpoint: Path) -> dict[str, Any]:
+    """The manifest, compared with its own hash.
+
+    Raises:
+        CheckpointError: it cannot be read, or is not what was written.
+    """
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_text())
+        if any(not {"bytes", "sha256"} <= wanted.keys() for wanted in manifest["files"].values()):
+            raise ValueError("a file has no size or hash")
+        if manifest["sha256"] != _digest({name: value for name, value in manifest.items() if name != "sha256"}):
+            raise ValueError("its own hash does not fit it")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{checkpoint}: {MANIFEST} cannot be read ({error!r}); use another checkpoint") from error
+    return manifest
+
+
 def verify_checkpoint(checkpoint: Path) -> dict[str, Any]:
     """Compare every file with the manifest, and return the manifest.
 
     Raises:
         CheckpointError: a file is missing, or is not what was written.
     """
-    try:
-        manifest = json.loads((checkpoint / MANIFEST).read_text())
-        files = {str(name): (wanted["bytes"], wanted["sha256"]) for name, wanted in manifest["files"].items()}
-        if manifest["sha256"] != _digest({name: value for name, value in manifest.items() if name != "sha256"}):
-            raise ValueError("its own hash does not fit it")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{checkpoint}: {MANIFEST} cannot be read ({error!r}); use another checkpoint") from error
-    for name, (size, digest) in files.items():
+    manifest = read_manifest(checkpoint)
+    for name, wanted in manifest["files"].items():
         path = checkpoint / name
         if not path.is_file():
             raise CheckpointError(f"{checkpoint}: {name} is missing; use another checkpoint")
-        if path.stat().st_size != size or _sha256(path) != digest:
-            raise CheckpointError(
-                f"{checkpoint}: {name} is not what was saved (its hash differs from the manifest's); delete this "
-                "checkpoint, "
-                "and the run goes on from the one before"
-            )
+        if path.stat().st_size != wanted["bytes"] or _sha256(path) != wanted["sha256"]:
+            raise CheckpointError(f"{checkpoint}: {name} is not what was saved (its hash differs from the manifest's)")
     return manifest
 
 

@@ -1,12 +1,17 @@
 """What each training worker runs, from its first batch to its last checkpoint.
 
-Order of a start: (1) the newest committed checkpoint is found and verified, (2) the model is made, with its weights or
-    those of the text encoder's source, (3) optimizer and step go on from there, (4) the data stream begins at its
-    ``samples_seen``.
+Order of a start: (1) whoever starts the data stream has made sure that the newest checkpoint is sound; the worker takes
+    that one, (2) the model is made, with its weights or those of the text encoder's source, (3) optimizer and counters
+    go on from there, and what an earlier start left of later steps is taken out, (4) the stream begins at
+    ``samples_seen``, and every batch is held against the positions that its step must have.
+
+Randomness is a function of (seed, step, worker), schedules are functions of the step, so neither has a state to keep.
 """
 
 from __future__ import annotations
 
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,139 +25,270 @@ from torch import nn
 from deepcoro.config import Config
 from deepcoro.data.collate import to_torch
 from deepcoro.data.pipeline import iterate
-from deepcoro.data.tables import PreparedDataset
-from deepcoro.data.text import ReportTokenizer
-from deepcoro.errors import TrainingError
-from deepcoro.evaluation.evaluator import evaluation_indices, fit_baselines, predict_units, summarise
+from deepcoro.errors import DeepCoroError, SaveError, TrainingError
 from deepcoro.losses.multitask import LossWeightScheduler, MultitaskLoss
 from deepcoro.models.multitask import MultitaskModel
-from deepcoro.models.text_encoder import load_tokenizer
-from deepcoro.training.board import Board, note_problems
+from deepcoro.training import validation
+from deepcoro.training.board import Board, note, note_problems
 from deepcoro.training.checkpoint import (
+    drop_checkpoints_after,
     load_training_state,
     load_weights,
     newest_checkpoint,
     save_checkpoint,
-    verify_checkpoint,
 )
-from deepcoro.training.optim import build_optimizer, lr_factor, set_learning_rates
-from deepcoro.training.step import train_step
-from deepcoro.training.throughput import Throughput
+from deepcoro.training.control import control_group, from_first, note_fatal, raise_fatal, stop_requested, writer_lock
+from deepcoro.training.optim import build_optimizer, load_optimizer, lr_factor, set_learning_rates
+from deepcoro.training.positions import PositionLog
+from deepcoro.training.step import StepResult, train_step
+from deepcoro.training.throughput import Startup, Throughput
 
 _MAX_BLIND_STEPS = 10
 
 
 def train_worker(settings: dict[str, Any]) -> None:
-    """Train as ``settings`` say: ``config`` (YAML mapping), ``run`` (its folder), ``fingerprint`` (of the dataset)."""
-    config, run = Config(**settings["config"]), Path(settings["run"])
-    rank = ray.train.get_context().get_world_rank()
-    device = ray.train.torch.get_device()
-    torch.set_num_threads(settings["threads"])
-    torch.manual_seed(config.seed)
+    """Train as ``settings`` say: ``config`` (YAML mapping), ``run`` (its folder), ``fingerprint`` (of the dataset),
+    ``threads`` (of torch), ``fatal`` (a file for an error that a restart cannot mend), ``startup`` (seconds so far, by
+    phase)."""
+    fatal = Path(settings["fatal"])
+    raise_fatal(fatal)
+    run = Worker(settings)
+    try:
+        run.train()
+    except DeepCoroError as error:
+        note_fatal(fatal, error)
+        raise
+    finally:
+        run.close()
 
-    model, state = start_or_resume(config, run)
-    model.to(device).train()  # a text encoder comes from its source in evaluation mode
-    optimizer = build_optimizer(model, config.optim)
-    scaler = torch.amp.GradScaler(device.type) if config.training.precision == "fp16" else None
-    step = 0
-    if state is not None:
-        step = state["step"]
-        optimizer.load_state_dict(state["optimizer"])
-        if scaler is not None and state["scaler"]:
-            scaler.load_state_dict(state["scaler"])
-    wrapped = _wrap(model, device)
-    loss = MultitaskLoss(
-        config.loss.weights.model_dump(),
-        config.contrastive.loss_type,
-        config.captioning.label_smoothing,
-        config.captioning.ignore_index,
-    )
-    weights_at = _weights_at(config)
 
-    board = Board(run, step + 1) if rank == 0 else None
-    validation = _Validation(config, run, device)
-    throughput = Throughput(device)
-    blind = 0  # steps in a row in which no view could be read
-    shard = ray.train.get_dataset_shard("train")
-    batches = (
-        throughput.waiting(iterate(shard, config.micro_batch_size)) if step < config.training.num_steps else iter(())
-    )
-    while step < config.training.num_steps:
-        rows = [next(batches) for _ in range(config.training.accumulation_steps)]
-        note_problems(run, rows)
-        micro_batches = [to_torch(batch, device) for batch in rows]
+class Worker:
+    """One worker of a run."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.startup = Startup(settings["startup"])
+        self.config, self.run = Config(**settings["config"]), Path(settings["run"])
+        self.fingerprint = settings["fingerprint"]
+        self.device = ray.train.torch.get_device()
+        self.rank = ray.train.get_context().get_world_rank()
+        self.world = ray.train.get_context().get_world_size()
+        torch.set_num_threads(settings["threads"])
+        torch.manual_seed(self.config.seed)
+        self.group = control_group()
+        self.lock = writer_lock(self.run)
+        if self.rank == 0:
+            self.lock.acquire(timeout=60)
+
+        config, checkpoint = self.config, newest_checkpoint(self.run)
+        self.step = 0
+        self.counters = {"blind_steps": 0, "lost_views": 0, "starts": 0}
+        if checkpoint is None:
+            self.model = MultitaskModel.from_pretrained_text(config)
+        else:
+            self.model = MultitaskModel.from_architecture(config, checkpoint / "text_encoder")
+            load_weights(checkpoint, self.model)
+        self.model.to(self.device).train()  # a text encoder comes from its source in evaluation mode
+        self.optimizer = build_optimizer(self.model, config.optim)
+        self.scaler = torch.amp.GradScaler(self.device.type) if config.training.precision == "fp16" else None
+        if checkpoint is not None:
+            state = load_training_state(checkpoint)
+            self.step = state["step"]
+            self.counters |= state.get("counters", {})
+            load_optimizer(self.optimizer, state["optimizer"])
+            if self.scaler is not None and state["scaler"]:
+                self.scaler.load_state_dict(state["scaler"])
+        self.counters["starts"] += 1
+        self.saved_step = self.step
+        self.wrapped = _wrap(self.model, self.device)
+        self.loss = MultitaskLoss(
+            config.loss.weights.model_dump(),
+            config.contrastive.loss_type,
+            config.captioning.label_smoothing,
+            config.captioning.ignore_index,
+        )
+        self.weights_at = _weights_at(config)
+        self.validation = validation.Validation(config, self.run, self.device, self.group)
+        self.board: Board | None = None
+        if self.rank == 0:
+            drop_checkpoints_after(self.run, self.step)
+            validation.drop_results_after(self.run, self.step)
+            self.board = Board(self.run, self.step + 1)
+        self.positions = PositionLog(self.run, self.step, self.group)
+        self.throughput = Throughput(self.device)
+        self.startup.lap("model")
+
+    def train(self) -> None:
+        """From where the run stands to its last step, or until it is asked to stop."""
+        config = self.config
+        batches = self.throughput.waiting(iterate(ray.train.get_dataset_shard("train"), config.micro_batch_size))
+        while True:
+            if validation.is_due(config, self.step):
+                self.validate()
+            if self.step == config.training.num_steps:
+                return
+            if stop_requested(self.run, self.group):
+                if self.saved_step < self.step:
+                    self.save()
+                return
+            rows = [next(batches) for _ in range(config.training.accumulation_steps)]
+            self.startup.lap("first_batch")
+            self.take_step(rows)
+            self.startup.lap("first_step")
+            if self.board is not None and (phases := self.startup.take()):
+                self.board.scalars(self.step, phases)
+            last = self.step == config.training.num_steps
+            every_so_often = self.step % config.training.checkpoint_every == 0
+            to_be_best = config.training.best_metric is not None and validation.is_due(config, self.step)
+            if last or every_so_often or to_be_best or self._asynchronous(self.step):
+                self.save()
+
+    def take_step(self, rows: list[Any]) -> None:
+        """One optimizer step on this worker's micro-batches, and what is told of it."""
+        config, training = self.config, self.config.training
+        self._check_positions(rows)
+        note_problems(self.run, rows)
         # Dropout draws from the place in the stream, not from how often the run was started.
-        torch.manual_seed(int(np.random.SeedSequence([config.seed, step, rank]).generate_state(1)[0]))
-        factor = lr_factor(step, config.optim.warmup_steps, config.training.num_steps, config.optim.min_lr_ratio)
-        rates = set_learning_rates(optimizer, factor)
-        weights = weights_at(step)
+        seed = np.random.SeedSequence([config.seed, self.step, self.rank]).generate_state(1)[0]
+        torch.manual_seed(int(seed))
+        factor = lr_factor(self.step, config.optim.warmup_steps, training.num_steps, config.optim.min_lr_ratio)
+        rates = set_learning_rates(self.optimizer, factor)
+        weights = self.weights_at(self.step)
         result = train_step(
-            wrapped,
-            loss,
-            optimizer,
-            micro_batches,
+            self.wrapped,
+            self.loss,
+            self.optimizer,
+            [to_torch(batch, self.device) for batch in rows],
             weights,
             config.num_visible,
-            config.training.precision,
-            scaler,
+            training.precision,
+            self.scaler,
             config.optim.max_grad_norm,
         )
-        step += 1
-        blind = 0 if result.valid_share.item() > 0 else blind + 1
-        if blind == _MAX_BLIND_STEPS:
-            raise TrainingError(f"no video could be read in {blind} steps in a row; {run}/problems.jsonl says why")
-        throughput.add(config.training.batch_size * config.data.num_videos)
+        self.step += 1
+        for batch in rows:
+            self.positions.add(self.step, batch["position"])
+        share = result.valid_share.item()
+        views = training.batch_size * config.data.num_videos
+        self.counters["lost_views"] += round((1 - share) * views)
+        self.counters["blind_steps"] = 0 if share > 0 else self.counters["blind_steps"] + 1
+        if self.counters["blind_steps"] == _MAX_BLIND_STEPS:
+            raise TrainingError(
+                f"no video could be read in {_MAX_BLIND_STEPS} steps in a row; {self.run}/problems.jsonl says why"
+            )
+        self.throughput.add(views)
+        if self.board is not None and (self.step % training.log_every == 0 or self.step == training.num_steps):
+            self._log(self.board, result, rates, weights)
 
-        last = step == config.training.num_steps
-        if board is not None and (step % config.training.log_every == 0 or last):
-            scalars = {f"loss/{name}": value.item() for name, value in result.losses.items()}
-            scalars |= {"loss/total": result.total.item(), "optim/grad_norm": result.grad_norm.item()}
-            scalars |= {f"loss_weight/{name}": weights[name] for name in result.losses}
-            scalars |= {f"learning_rate/{component}": rate for component, rate in rates.items()}
-            scalars |= {
-                "data/valid_share": result.valid_share.item(),
-                "data/samples_seen": step * config.training.batch_size,
+    def save(self) -> None:
+        """A checkpoint of this step. Where it cannot be written the run says so and goes on, unless it was the last."""
+        self.positions.gather()
+        if self.rank == 0:
+            state = {
+                "step": self.step,
+                "samples_seen": self.step * self.config.training.batch_size,
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict() if self.scaler is not None else {},
+                "counters": self.counters,
             }
-            if config.loss.is_used("contrastive"):
-                scalars["contrastive/logit_scale"] = model.logit_scale.exp().item()
-                scalars["contrastive/logit_bias"] = model.logit_bias.item()
-            board.scalars(step, scalars | throughput.read())
-        if rank == 0 and (step % config.training.checkpoint_every == 0 or last):
-            saved = {
-                "step": step,
-                "samples_seen": step * config.training.batch_size,
-                "optimizer": optimizer.state_dict(),
-                "scaler": scaler.state_dict() if scaler is not None else {},
-            }
-            save_checkpoint(run, step, model, saved, config, settings["fingerprint"], config.training.keep_checkpoints)
-        every = config.training.evaluate_every
-        if last or (every is not None and step % every == 0):
-            metrics = validation.run(model)
-            if board is not None:
-                board.scalars(step, {f"validation/{name}": value for name, value in metrics.items()})
-            ray.train.report({"step": step, **metrics})
-            throughput.read()  # the time of an evaluation is not training time
-    if board is not None:
-        board.close()
+            keep = self.config.training.keep_checkpoints
+            protected = validation.steps_to_keep(self.run, self.config)
+            try:
+                self.positions.write(self.step)
+                save_checkpoint(self.run, self.step, self.model, state, self.config, self.fingerprint, keep, protected)
+            except (SaveError, OSError) as error:
+                note(self.run, f"{error}. The run goes on from memory; the checkpoint of step {self.saved_step} stays")
+            else:
+                self.positions.commit(self.step)
+                self.saved_step = self.step
+        self.saved_step = from_first(self.saved_step, self.group)
+        if self.saved_step < self.step == self.config.training.num_steps:
+            raise TrainingError(
+                f"the last checkpoint of {self.run} could not be written (problems.jsonl says why); make room, and "
+                f"start the run again: it goes on from step {self.saved_step}"
+            )
 
+    def validate(self) -> None:
+        """Measure the model on the validation patients, once a step, here or in a task beside the workers."""
+        if from_first(self.step in validation.read_results(self.run), self.group):
+            return
+        if self._asynchronous(self.step):
+            self._validate_beside()
+            return
+        begin = time.perf_counter()
+        metrics = self.validation.run(self.model)
+        if self.board is not None:
+            scalars = {f"validation/{name}": value for name, value in metrics.items()}
+            self.board.scalars(self.step, scalars | {"throughput/validation_seconds": time.perf_counter() - begin})
+            self._draw(self.board, metrics)
+            validation.write_result(self.run, self.step, metrics)
+            best = self.config.training.best_metric
+            if best is not None and best not in metrics:
+                note(self.run, f"training.best_metric {best!r} is none of the metrics: {', '.join(metrics)}")
+            elif best is not None:
+                validation.note_best(self.run, self.config)
+        ray.train.report({"step": self.step, **metrics})
+        self.throughput.read()  # the time of an evaluation is not training time
 
-def start_or_resume(config: Config, run: Path) -> tuple[MultitaskModel, dict[str, Any] | None]:
-    """The model with what the newest committed checkpoint has, and its training state; or a fresh model and
-    ``None``."""
-    checkpoint = newest_checkpoint(run)
-    if checkpoint is None:
-        return MultitaskModel.from_pretrained_text(config), None
-    verify_checkpoint(checkpoint)
-    model = MultitaskModel.from_architecture(config, checkpoint / "text_encoder")
-    load_weights(checkpoint, model)
-    return model, load_training_state(checkpoint)
+    def close(self) -> None:
+        """Let go of what the run's folder is written with."""
+        if self.board is not None:
+            self.board.close()
+        self.lock.release()
 
+    def _asynchronous(self, step: int) -> bool:
+        return self.config.evaluation.asynchronous and validation.is_due(self.config, step)
 
-def run_tokenizer(config: Config, run: Path) -> ReportTokenizer | None:
-    """The tokenizer that was saved with the run, where it reads text."""
-    if not config.needs_text:
-        return None
-    return ReportTokenizer.from_pretrained(load_tokenizer(str(run / "tokenizer")), config.data.max_text_length)
+    def _validate_beside(self) -> None:
+        """Have Ray Train start its validation task for this step. Ray wants to copy what it is to validate into a store
+        of its own: it gets the number of the step, and the task takes the checkpoint from the run's folder."""
+        if self.saved_step < self.step:  # what could not be saved cannot be measured elsewhere
+            ray.train.report({"step": self.step})
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "step").write_text(str(self.step))
+            checkpoint = ray.train.Checkpoint.from_directory(folder) if self.rank == 0 else None
+            task = ray.train.ValidationTaskConfig(fn_kwargs={"step": self.step}) if self.rank == 0 else False
+            ray.train.report({"step": self.step}, checkpoint=checkpoint, validation=task)
+
+    def _check_positions(self, rows: list[Any]) -> None:
+        """Hold the batches against the stream: step s is positions [s*B, (s+1)*B), dealt out as ``StreamLayout`` says.
+
+        Raises:
+            TrainingError: they are others. Nothing was trained on them.
+        """
+        micro = self.config.micro_batch_size
+        for number, batch in enumerate(rows):
+            first = self.step * self.config.training.batch_size + (number * self.world + self.rank) * micro
+            if not np.array_equal(batch["position"], np.arange(first, first + micro)):
+                found = batch["position"]
+                raise TrainingError(
+                    f"step {self.step + 1} on worker {self.rank} should be positions {first} to {first + micro - 1} "
+                    f"of the stream, and got {found.min()} to {found.max()} ({len(found)}); start the run again: it "
+                    "goes on from its newest checkpoint"
+                )
+
+    def _log(self, board: Board, result: StepResult, rates: dict[str, float], weights: dict[str, float]) -> None:
+        scalars = {f"loss/{name}": value.item() for name, value in result.losses.items()}
+        scalars |= {"loss/total": result.total.item(), "optim/grad_norm": result.grad_norm.item()}
+        scalars |= {f"loss_weight/{name}": weights[name] for name in result.losses}
+        scalars |= {f"learning_rate/{component}": rate for component, rate in rates.items()}
+        scalars |= {
+            "data/valid_share": result.valid_share.item(),
+            "data/lost_views": self.counters["lost_views"],
+            "data/samples_seen": self.step * self.config.training.batch_size,
+        }
+        if self.config.loss.is_used("contrastive"):
+            scalars["contrastive/logit_scale"] = self.model.logit_scale.exp().item()
+            scalars["contrastive/logit_bias"] = self.model.logit_bias.item()
+        board.scalars(self.step, scalars | self.throughput.read())
+
+    def _draw(self, board: Board, metrics: dict[str, float]) -> None:
+        from deepcoro.training.pictures import draw_pictures
+
+        if self.config.training.pictures and (batch := self.validation.batch_to_draw()) is not None:
+            board.pictures(self.step, draw_pictures(self.model, self.config, batch, self.validation.tokenizer))
+        if self.step == self.config.training.num_steps and hasattr(board, "hparams"):
+            board.hparams(self.config, metrics)
 
 
 def _wrap(model: MultitaskModel, device: torch.device) -> nn.Module:
@@ -172,33 +308,3 @@ def _weights_at(config: Config) -> Any:
         part.initial.model_dump(), part.final.model_dump(), part.warmup_steps, part.total_steps, part.schedule_type
     )
     return scheduler.weights
-
-
-class _Validation:
-    """Evaluates on the validation patients: each worker its share of the rows, rank 0 the metrics."""
-
-    def __init__(self, config: Config, run: Path, device: torch.device) -> None:
-        dataset = PreparedDataset.open(config.data.path)
-        self.config, self.device = config, device
-        self.units = None
-        if dataset.num_studies()["val"]:
-            self.units = dataset.units("val", config.data.unit, config.data.filter)
-            self.tokenizer = run_tokenizer(config, run)
-            self.constants = None
-            if config.loss.is_used("captioning"):
-                self.constants = fit_baselines(dataset.units("train", config.data.unit, config.data.filter), config)
-
-    def run(self, model: MultitaskModel) -> dict[str, float]:
-        """Metrics by name (on every worker: those of the whole split)."""
-        if self.units is None:
-            return {}
-        rank = ray.train.get_context().get_world_rank()
-        world = ray.train.get_context().get_world_size()
-        indices = evaluation_indices(self.units, self.config, self.config.evaluation.max_units)
-        records = predict_units(model, self.config, self.units, indices[rank::world], self.tokenizer, self.device)
-        if world > 1:
-            shares: list[Any] = [None] * world
-            dist.all_gather_object(shares, records)
-            records = [record for share in shares for record in share]
-        metrics = summarise(records, self.units, self.constants, self.config)
-        return {name: metric.value for name, metric in metrics.items() if np.isfinite(metric.value)}

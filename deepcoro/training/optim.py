@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
 
 from deepcoro.config import OptimConfig
+from deepcoro.errors import CheckpointError
 from deepcoro.models.multitask import MultitaskModel
 
 
@@ -70,6 +72,21 @@ def check_groups(model: nn.Module, groups: list[dict[str, object]]) -> None:
 def build_optimizer(model: MultitaskModel, optim: OptimConfig) -> torch.optim.AdamW:
     """AdamW over ``parameter_groups``."""
     return torch.optim.AdamW(parameter_groups(model, optim), betas=optim.betas, eps=optim.eps)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Take up moments and step counts from ``state``, and keep the rates and decays that the config gives now.
+
+    Raises:
+        CheckpointError: the state belongs to other parameters.
+    """
+    given = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    try:
+        optimizer.load_state_dict(state)
+    except ValueError as error:
+        raise CheckpointError(f"the optimizer's state does not fit this model: {error}") from error
+    for group, kept in zip(optimizer.param_groups, given, strict=True):
+        group.update(kept)
 
 
 def lr_factor(step: int, warmup_steps: int, num_steps: int, min_ratio: float) -> float:

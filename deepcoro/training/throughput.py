@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -47,3 +47,30 @@ class Throughput:
             scalars["memory/gpu_peak_gb"] = torch.cuda.max_memory_allocated(self.device) / 2**30
         self._restart()
         return scalars
+
+
+class Startup:
+    """Seconds of a start by phase, from the command to the first step.
+
+    Args:
+        before: seconds of the phases that the launcher went through, and ``since``: the wall clock (``time.time()``) at
+            which it began to start workers.
+    """
+
+    def __init__(self, before: Mapping[str, float]) -> None:
+        phases = dict(before)
+        phases["workers"] = time.time() - phases.pop("since")
+        self._phases, self._told, self._last = phases, False, time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        """The phase that ends here; only its first time counts."""
+        if phase not in self._phases:
+            now = time.perf_counter()
+            self._phases[phase], self._last = now - self._last, now
+
+    def take(self) -> dict[str, float]:
+        """Scalars of all phases, once."""
+        if self._told:
+            return {}
+        self._told = True
+        return {f"startup/{name}_seconds": seconds for name, seconds in self._phases.items()}

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import threading
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +21,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import deepcoro
 from deepcoro.data.reader import UnitReader
 from deepcoro.data.tables import PreparedDataset
-from deepcoro.errors import CheckpointError, ConfigError, DataError, ResourceError, TrainingError
+from deepcoro.errors import CheckpointError, ConfigError, DataError, ResourceError, RunStopped, TrainingError
 from deepcoro.launch.evaluate import evaluate
+from deepcoro.launch.lock import hold
 from deepcoro.launch.train import train
+from deepcoro.training.validation import Validation
 
 
 @pytest.fixture(scope="module")
@@ -110,18 +116,108 @@ def test_a_dataset_prepared_anew_is_refused(finished, phantom, small_config, tmp
         train(small_config(finished.parent, f"data.path={other}", "training.num_steps=9"))
 
 
-def test_the_same_name_goes_on_and_ends_where_an_undisturbed_run_ends(local_ray, small_config, tmp_path):
-    config = small_config(tmp_path)
-    run = train(config)
-    undisturbed = load_file(run / "checkpoints" / "6" / "model.safetensors")
-    shutil.rmtree(run / "checkpoints" / "6")  # as if the run had died after its checkpoint at step 3
+def when_step(run, step, action):
+    """Do ``action`` once the run has logged ``step``, from a thread of its own."""
+
+    def wait():
+        give_up = time.monotonic() + 120
+        while time.monotonic() < give_up:
+            if (run / "metrics.jsonl").exists() and f'"step": {step},' in (run / "metrics.jsonl").read_text():
+                action()
+                return
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def test_stopped_gone_on_with_and_damaged_a_run_ends_where_an_undisturbed_one_ends(
+    local_ray, small_config, tmp_path, capsys
+):
+    settings = ("training.num_steps=30", "training.checkpoint_every=9")
+    undisturbed = train(small_config(tmp_path / "a", *settings))
+    config = small_config(tmp_path / "b", *settings)
+    run = tmp_path / "b" / config.name
+    asking = when_step(run, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(RunStopped, match="saved at step .* of 30; the same command goes on") as stopped:
+        train(config)
+    asking.join()
+    assert stopped.value.exit_code == 143
+    (step,) = (int(place.name) for place in (run / "checkpoints").iterdir())
+    assert 5 <= step < 9  # it saved where it stood, and not where the next checkpoint was due
+    assert not (run / "validation").exists()
+
     train(config)
-    again = load_file(run / "checkpoints" / "6" / "model.safetensors")
-    assert undisturbed.keys() == again.keys()
-    for name in undisturbed:
-        torch.testing.assert_close(undisturbed[name], again[name], atol=1e-6, rtol=0)
+    assert sorted(int(place.name) for place in (run / "checkpoints").iterdir()) == [18, 27, 30]
+    wanted = load_file(undisturbed / "checkpoints" / "30" / "model.safetensors")
+    for _ in range(2):  # as it ended, and as it ends again after its last checkpoints were damaged
+        weights = load_file(run / "checkpoints" / "30" / "model.safetensors")
+        assert weights.keys() == wanted.keys()
+        for name in wanted:
+            torch.testing.assert_close(weights[name], wanted[name], atol=1e-6, rtol=0)
+        table = pq.read_table(run / "positions.parquet")
+        assert sorted(table["position"].to_pylist()) == list(range(360))
+        if not (run / "checkpoints" / "damaged-30").exists():
+            (run / "checkpoints" / "30" / "config.yaml").write_text("")
+            train(config)
+    assert "config.yaml is not what was saved" in capsys.readouterr().err
     train(config)  # complete: nothing is trained and nothing changes
-    torch.testing.assert_close(load_file(run / "checkpoints" / "6" / "model.safetensors"), again)
+    assert "nothing to train" in capsys.readouterr().err
+
+
+def test_a_disk_that_is_full_for_a_while_costs_a_checkpoint_and_not_the_run(local_ray, small_config, tmp_path, capsys):
+    config = small_config(tmp_path, "training.num_steps=20", "training.checkpoint_every=5")
+    run = tmp_path / config.name
+    run.mkdir()
+    in_the_way = run / "checkpoints"
+    in_the_way.write_text("as long as this is no folder, nothing can be saved in it")
+    making_room = when_step(run, 12, in_the_way.unlink)
+    train(config)
+    making_room.join()
+    assert sorted(int(place.name) for place in in_the_way.iterdir()) == [15, 20]
+    problems = [json.loads(line)["problem"] for line in (run / "problems.jsonl").read_text().splitlines()]
+    assert [f"checkpoint of step {step} could not be written" in text for step, text in zip((5, 10), problems)] == [
+        True,
+        True,
+    ]
+    assert "checkpoint of step 5 could not be written" in capsys.readouterr().err
+    assert sorted(pq.read_table(run / "positions.parquet")["position"].to_pylist()) == list(range(240))
+
+
+def test_two_runs_of_one_name_at_once(local_ray, small_config, tmp_path):
+    config = small_config(tmp_path)
+    with hold(tmp_path / config.name):
+        with pytest.raises(ResourceError, match="being trained already, by process"):
+            train(config)
+
+
+@pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_validation_beside_the_workers_finds_the_best_checkpoint(local_ray, small_config, tmp_path, num_workers):
+    config = small_config(
+        tmp_path,
+        f"resources.num_workers={num_workers}",
+        "evaluation.asynchronous=true",
+        "training.num_steps=12",
+        "training.evaluate_every=4",
+        "training.keep_checkpoints=1",
+        "training.best_metric=masked_modeling/mse",
+        "training.best_mode=max",  # the first one: nothing has been learnt yet
+        "evaluation.max_units=4",
+    )
+    run = train(config)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    values = {
+        line["step"]: line["validation/masked_modeling/mse"] for line in lines if "validation/data/valid_share" in line
+    }
+    assert sorted(values) == [4, 8, 12]
+    best = json.loads((run / "best.json").read_text())
+    assert best == {"step": 4, "metric": "masked_modeling/mse", "value": max(values.values())}
+    kept = {int(place.name) for place in (run / "checkpoints").iterdir()}
+    assert {4, 12} <= kept <= {4, 8, 12}  # 8 stays where its validation was not over when 12 was saved
+    assert deepcoro.load(run, "best").checkpoint.name == "4"
+    here = Validation(config, run, torch.device("cpu")).run(deepcoro.load(run).model)
+    assert here["masked_modeling/mse"] == pytest.approx(values[12], rel=1e-5)  # as in step with the workers
 
 
 def test_a_damaged_checkpoint_stops_the_run_with_its_name(local_ray, small_config, tmp_path):
@@ -131,7 +227,7 @@ def test_a_damaged_checkpoint_stops_the_run_with_its_name(local_ray, small_confi
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    with pytest.raises(CheckpointError, match="model.safetensors"):
+    with pytest.raises(CheckpointError, match="(?s)no checkpoint of .* is sound.*model.safetensors"):
         train(config.override(["training.num_steps=5"]))
     with pytest.raises(CheckpointError, match="model.safetensors"):
         deepcoro.load(run)

@@ -1,20 +1,24 @@
 """Checkpoints come back as they were, or say why not; a reader never sees half of one."""
 
 import json
+import resource
 
 import pytest
 import torch
 
 from deepcoro.config import Config
-from deepcoro.errors import CheckpointError
+from deepcoro.errors import CheckpointError, SaveError
 from deepcoro.training import checkpoint as module
 from deepcoro.training.checkpoint import (
     committed_steps,
+    drop_checkpoints_after,
+    find_checkpoint,
     load_model,
     load_training_state,
     load_weights,
     newest_checkpoint,
     save_checkpoint,
+    set_damaged_aside,
     verify_checkpoint,
 )
 from deepcoro.training.optim import build_optimizer
@@ -38,9 +42,9 @@ def trained(tiny_config, tiny_model, random_batch):
 def save(trained, tmp_path):
     model, optimizer, config = trained
 
-    def write(step, keep=3):
+    def write(step, keep=3, protected=()):
         state = {"optimizer": optimizer.state_dict(), "step": step, "samples_seen": 4 * step, "tokenizer": "abc"}
-        return save_checkpoint(tmp_path, step, model, state, config, "dataset-1", keep)
+        return save_checkpoint(tmp_path, step, model, state, config, "dataset-1", keep, protected)
 
     return write
 
@@ -154,6 +158,77 @@ def test_only_the_newest_are_kept(save, tmp_path):
     assert newest_checkpoint(tmp_path) == tmp_path / "checkpoints" / "100"
 
 
+def test_protected_steps_stay_however_old(save, tmp_path):
+    for step in (5, 10, 15, 100):
+        save(step, keep=2, protected={5})
+    assert committed_steps(tmp_path) == [5, 15, 100]
+
+
+def test_a_checkpoint_is_found_by_name_or_step(save, tmp_path):
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        find_checkpoint(tmp_path)
+    for step in (5, 10):
+        save(step)
+    assert find_checkpoint(tmp_path).name == "10"
+    assert find_checkpoint(tmp_path, "5").name == find_checkpoint(tmp_path, 5).name == "5"
+    with pytest.raises(CheckpointError, match="keeps no best checkpoint"):
+        find_checkpoint(tmp_path, "best")
+    (tmp_path / "best.json").write_text('{"step": 5}')
+    assert find_checkpoint(tmp_path, "best").name == "5"
+    with pytest.raises(CheckpointError, match=r"no checkpoint '7'; there are newest, best and \[5, 10\]"):
+        find_checkpoint(tmp_path, "7")
+
+
+def damage(place):
+    content = bytearray((place / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (place / "model.safetensors").write_bytes(content)
+
+
+def test_damaged_newest_checkpoints_are_set_aside_and_told(save, tmp_path):
+    for step in (5, 10, 15):
+        save(step)
+    damage(tmp_path / "checkpoints" / "15")
+    (tmp_path / "checkpoints" / "10" / "training_state.pt").unlink()
+    told = set_damaged_aside(tmp_path)
+    assert committed_steps(tmp_path) == [5]
+    assert "15: model.safetensors" in told[0] and "checkpoints/damaged-15" in told[0]
+    assert "10: training_state.pt is missing" in told[1]
+    assert (tmp_path / "checkpoints" / "damaged-15" / "model.safetensors").exists()
+    assert set_damaged_aside(tmp_path) == []
+
+
+def test_a_run_with_no_sound_checkpoint_is_left_as_it_is(save, tmp_path):
+    for step in (5, 10):
+        damage(save(step))
+    with pytest.raises(CheckpointError, match=r"(?s)no checkpoint of .* is sound.*10: model.*5: model"):
+        set_damaged_aside(tmp_path)
+    assert committed_steps(tmp_path) == [5, 10]
+    assert set_damaged_aside(tmp_path / "new") == []
+
+
+def test_steps_that_are_run_again_lose_their_checkpoints(save, tmp_path):
+    for step in (5, 10, 15):
+        save(step)
+    drop_checkpoints_after(tmp_path, 5)
+    assert committed_steps(tmp_path) == [5]
+
+
+@pytest.mark.parametrize("limit", [300, 20_000, 200_000])
+def test_a_full_disk_leaves_the_last_good_checkpoint(save, tmp_path, limit):
+    """The system refuses files beyond a size, as when the disk is full: at the config, the weights, the state."""
+    save(1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(SaveError, match="checkpoint of step 2 could not be written"):
+            save(2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["1"]
+    load_model(newest_checkpoint(tmp_path))
+
+
 def test_a_step_saved_again_replaces_itself(save, tmp_path):
     save(5)
     verify_checkpoint(save(5))
@@ -182,7 +257,7 @@ def test_a_crash_in_the_middle_leaves_the_earlier_ones(save, tmp_path, monkeypat
         raise OSError("no space left on device")
 
     monkeypatch.setattr(module, broken, crash)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(SaveError, match="step 2 could not be written.*no space"):
         save(2, keep=1)
     monkeypatch.undo()
     assert committed_steps(tmp_path) == [1]

@@ -5,7 +5,15 @@ import math
 import pytest
 import torch
 
-from deepcoro.training.optim import build_optimizer, check_groups, lr_factor, parameter_groups, set_learning_rates
+from deepcoro.errors import CheckpointError
+from deepcoro.training.optim import (
+    build_optimizer,
+    check_groups,
+    load_optimizer,
+    lr_factor,
+    parameter_groups,
+    set_learning_rates,
+)
 
 RATES = ("optim.lr=1e-1", "optim.text_lr=1e-2", "optim.captioning_lr=1e-3", "optim.mvm_lr=1e-4", "optim.logit_lr=1e-5")
 DECAYS = ("optim.weight_decay=0.1", "optim.captioning_weight_decay=0.2", "optim.mvm_weight_decay=0.3")
@@ -109,3 +117,27 @@ def test_it_is_adamw_with_the_configs_betas(model, config):
     optimizer = build_optimizer(model, config.optim)
     assert type(optimizer) is torch.optim.AdamW
     assert {(group["betas"], group["eps"]) for group in optimizer.param_groups} == {((0.9, 0.98), 1e-8)}
+
+
+def test_moments_go_on_and_rates_are_those_asked_for_now(model, config, tiny_config):
+    before = build_optimizer(model, config.optim)
+    for group in before.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.ones_like(parameter)
+    before.step()
+    model.zero_grad(set_to_none=True)
+    asked = tiny_config("optim.lr=0.7", "optim.weight_decay=0.5", "optim.betas=[0.5, 0.6]")
+    after = build_optimizer(model, asked.optim)
+    load_optimizer(after, before.state_dict())
+    video = next(group for group in after.param_groups if group["component"] == "video" and group["weight_decay"])
+    assert (video["peak_lr"], video["weight_decay"], video["betas"]) == (0.7, 0.5, (0.5, 0.6))
+    assert set_learning_rates(after, 0.5)["video"] == 0.35
+    for parameter, moments in before.state.items():
+        assert torch.equal(after.state[parameter]["exp_avg"], moments["exp_avg"])
+        assert after.state[parameter]["step"] == 1
+
+
+def test_a_state_of_other_parameters_is_refused(model, config, tiny_config, tiny_model):
+    other = build_optimizer(tiny_model(tiny_config("loss.weights.captioning=0")), config.optim)
+    with pytest.raises(CheckpointError, match="does not fit"):
+        load_optimizer(build_optimizer(model, config.optim), other.state_dict())

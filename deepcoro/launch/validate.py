@@ -1,0 +1,51 @@
+"""Validation in a task of its own beside the workers, which train on meanwhile (Ray Train's ``ValidationConfig``)."""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+from ray.train import ValidationConfig
+from torch.utils.tensorboard import SummaryWriter
+
+from deepcoro.training.board import note
+from deepcoro.training.checkpoint import load_model
+from deepcoro.training.validation import Validation, write_result
+
+
+def validation_config(run: Path, cpus: float, gpus: float) -> ValidationConfig:
+    """What Ray Train calls with each step that a worker reports for validation."""
+
+    def validate(checkpoint: ray.train.Checkpoint, **about: Any) -> dict[str, Any]:
+        return validate_step(run, about["step"])
+
+    return ValidationConfig(fn=validate, ray_remote_kwargs={"num_cpus": cpus, "num_gpus": gpus})
+
+
+def validate_step(run: Path, step: int) -> dict[str, float]:
+    """Measure the checkpoint of ``step`` on the validation patients, and put the metrics where a run's metrics are.
+
+    What goes wrong here is told in the run's problems and does not end the training.
+    """
+    begin = time.perf_counter()
+    try:
+        model, config = load_model(run / "checkpoints" / str(step))
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        metrics = Validation(config, run, device).run(model.to(device))
+    except Exception as error:  # whatever it is, hours of training must not hang on it
+        note(run, f"validation of step {step} failed: {error!r}\n{traceback.format_exc()}")
+        return {}
+    scalars = {f"validation/{name}": value for name, value in metrics.items()}
+    scalars["throughput/validation_seconds"] = time.perf_counter() - begin
+    with SummaryWriter(str(run / "tensorboard" / "validation")) as writer:
+        for name, value in scalars.items():
+            writer.add_scalar(name, value, step)
+    with (run / "metrics.jsonl").open("a") as stream:  # one write: it does not mix with those of the first worker
+        stream.write(json.dumps({"step": step, "time": time.time(), **scalars}) + "\n")
+    write_result(run, step, metrics)
+    return metrics

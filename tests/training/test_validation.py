@@ -1,0 +1,76 @@
+"""When validation is due, what counts as done, and which checkpoint is the best."""
+
+import json
+
+import pytest
+
+from deepcoro.training.validation import (
+    drop_results_after,
+    is_due,
+    note_best,
+    read_results,
+    steps_to_keep,
+    write_result,
+)
+
+METRIC = "retrieval/mrr"
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """``saved(10, 20)`` -> makes the run look as if checkpoints of these steps were committed."""
+
+    def make(*steps):
+        for step in steps:
+            folder = tmp_path / "checkpoints" / str(step)
+            folder.mkdir(parents=True)
+            (folder / "manifest.json").write_text("{}")
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("every", "due"), [("3", [3, 6, 9, 10]), ("null", [10]), ("20", [10])], ids=["now and then", "at the end", "rarely"]
+)
+def test_when_it_is_due(tiny_config, every, due):
+    config = tiny_config(f"training.evaluate_every={every}")
+    assert [step for step in range(11) if is_due(config, step)] == due
+
+
+def test_results_come_back_in_the_order_of_steps_and_rolled_back_ones_go(tmp_path):
+    for step in (100, 20, 3):
+        write_result(tmp_path, step, {METRIC: step / 100})
+    assert list(read_results(tmp_path).items()) == [(3, {METRIC: 0.03}), (20, {METRIC: 0.2}), (100, {METRIC: 1.0})]
+    drop_results_after(tmp_path, 20)
+    assert list(read_results(tmp_path)) == [3, 20]
+
+
+@pytest.mark.parametrize(("mode", "best"), [("max", 20), ("min", 30)])
+def test_the_best_is_among_the_checkpoints_that_are_there_and_the_first_of_equals(
+    tmp_path, tiny_config, saved, mode, best
+):
+    config = tiny_config(f"training.best_metric={METRIC}", f"training.best_mode={mode}", "training.evaluate_every=10")
+    saved(20, 30, 40)
+    for step, value in {10: 0.9, 20: 0.5, 30: 0.1, 40: 0.5}.items():  # 10 was the best, and is gone
+        write_result(tmp_path, step, {METRIC: value})
+    assert note_best(tmp_path, config) == best
+    assert json.loads((tmp_path / "best.json").read_text()) == {
+        "step": best,
+        "metric": METRIC,
+        "value": {20: 0.5, 30: 0.1}[best],
+    }
+
+
+def test_checkpoints_that_wait_for_their_validation_stay(tmp_path, tiny_config, saved):
+    config = tiny_config(f"training.best_metric={METRIC}", "training.evaluate_every=2")
+    saved(1, 2, 4, 6, 8)
+    write_result(tmp_path, 2, {METRIC: 0.5})
+    assert steps_to_keep(tmp_path, config) == {2, 6, 8}
+    assert steps_to_keep(tmp_path, tiny_config("training.evaluate_every=2")) == set()
+
+
+def test_a_metric_that_nobody_reports_makes_nothing_the_best(tmp_path, tiny_config, saved):
+    config = tiny_config("training.best_metric=no/such")
+    saved(10)
+    write_result(tmp_path, 10, {METRIC: 0.5})
+    assert note_best(tmp_path, config) is None and not (tmp_path / "best.json").exists()
