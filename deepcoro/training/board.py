@@ -240,7 +240,7 @@ def reports_table(reports: Iterable[tuple[str, str, str]]) -> str:
 
 
 def _escape(text: str) -> str:
-    return re.sub(r"""[&<>"'|\\`*_\[\]~:@]""", lambda found: f"&#{ord(found[0])};", " ".join(text.split()))
+    return re.sub(r"""[&<>"'|\\`*_\[\]]""", lambda found: f"&#{ord(found[0])};", " ".join(text.split()))
 
 
 def _flat(config: Config) -> dict[str, float | str]:

@@ -1,0 +1,154 @@
+"""What a person looks at while a run trains: clips filled in by the model, reports it writes, and which video it finds
+alike to which report. Nothing here is measured; the metrics are in ``evaluation``.
+
+Letters: B rows, V views, T frames, H W pixels, N tokens of a clip, K visible, M hidden, P pixels of a tubelet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepcoro.config import Config
+from deepcoro.data.text import ReportTokenizer
+from deepcoro.models.layers import gather_tokens
+from deepcoro.models.multitask import MultitaskModel
+from deepcoro.models.video_encoder import patchify, unpatchify
+
+_NUM_FRAMES = 8  # of a strip, at most
+_GAP = 1  # white pixels around each frame of a strip
+_HIDDEN_GREY = 128
+_CELL = 24  # pixels of a similarity's square
+_OUTLINE = 2  # pixels of the black line around a positive
+
+# Cosine -1, 0 and 1 as blue, white and red; the scale never moves, so that pictures of two steps can be compared.
+_COLOURS = np.array([[33, 102, 172], [247, 247, 247], [178, 24, 43]], np.float64)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What was drawn of a few rows; a part that the model does not have is absent."""
+
+    strips: np.ndarray | None = None  # uint8 [rows, H', W'], grey
+    reports: list[tuple[str, str, str]] = field(default_factory=list)  # unit_id, true, written
+    similarity: np.ndarray | None = None  # uint8 [h, w, 3]
+
+
+@torch.no_grad()
+def draw_pictures(
+    model: MultitaskModel, config: Config, batch: dict[str, Any], tokenizer: ReportTokenizer | None
+) -> Pictures:
+    """Draw the rows of ``batch`` that have a valid view.
+
+    Args:
+        model: in whatever mode; it is evaluated, and left as it was.
+        batch: a ``Batch`` of tensors on the model's device, as ``data.collate.to_torch`` gives it. All its rows are
+            computed at once, so they should be few.
+        tokenizer: needed where the model writes reports.
+
+    Returns:
+        ``strips``, where masked modelling is in use: a row's first valid view in up to 8 evenly spaced frames, and
+            below one another the original, what the model was shown of it (the rest flat grey), and the same with the
+            hidden tokens as the model predicts them. Where predictions are normalised (``norm_predict_loss``) each
+            hidden tubelet has its own true mean and deviation put back, which the model does not know: what is the
+            model's own is the pattern inside a tubelet, and not its brightness or contrast.
+        ``reports``, where captioning is in use: the true text as the decoder is trained on it (empty where there is
+            none), and the one that it writes, greedily.
+        ``similarity``, where contrastive is in use and a row has a report: cosine of each video (down) with each
+            report (across) from blue (-1) over white (0) to red (1), pairs of equal reports outlined in black.
+    """
+    kept = batch["valid"].any(dim=1)
+    names = [str(unit) for unit, keep in zip(batch["unit_id"], kept.tolist(), strict=True) if keep]
+    if not names:
+        return Pictures()
+    batch = {key: value[kept] for key, value in batch.items() if isinstance(value, Tensor)}
+    with _evaluated(model):
+        clip = model.normalise(batch["clip"])
+        strips = _strips(model, config, batch, clip) if model.masked_video_modeling is not None else None
+        if not config.needs_text:
+            return Pictures(strips)
+        tokens = model.video_encoder(clip.flatten(0, 1))
+        reports = _reports(model, config, batch, tokens, tokenizer, names) if model.captioning_decoder else []
+        similarity = _similarity(model, batch, tokens) if model.video_projection is not None else None
+    return Pictures(strips, reports, similarity)
+
+
+@contextlib.contextmanager
+def _evaluated(model: MultitaskModel) -> Iterator[None]:
+    """In evaluation mode, and every module back in its own afterwards: a part may be frozen in evaluation mode."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _strips(model: MultitaskModel, config: Config, batch: dict[str, Any], clip: Tensor) -> np.ndarray:
+    """``clip`` [B, V, T, H, W], normalised -> uint8 [B, H', W']."""
+    assert model.masked_video_modeling is not None
+    rows, view = torch.arange(len(clip), device=clip.device), batch["valid"].int().argmax(dim=1)
+    original, clip = batch["clip"][rows, view], clip[rows, view]  # [B, T, H, W]
+    order, k = batch["mask_order"][rows, view], config.num_visible
+    prediction, _ = model.reconstruct(clip, order, k)
+    tubelets, places = patchify(clip, config.video_encoder.tubelet), order[:, k:, None]
+    pixels = model.masked_video_modeling.to_pixels(prediction, gather_tokens(tubelets, order[:, k:]))
+    is_hidden = torch.zeros_like(tubelets, dtype=torch.bool).scatter(1, places.expand_as(pixels), True)
+    filled = tubelets.scatter(1, places.expand_as(pixels), pixels.to(tubelets.dtype))
+    is_hidden, filled = (unpatchify(x, config.grid, config.video_encoder.tubelet) for x in (is_hidden, filled))
+    grey = (filled * model.pixel_std + model.pixel_mean).round().clamp(0, 255).to(torch.uint8)
+    masked = original.masked_fill(is_hidden, _HIDDEN_GREY)
+    lines = torch.stack([original, masked, torch.where(is_hidden, grey, original)], dim=1)  # [B, 3, T, H, W]
+    frames = np.linspace(0, clip.shape[1] - 1, min(_NUM_FRAMES, clip.shape[1])).round().astype(int)
+    shown = np.pad(lines.cpu().numpy()[:, :, frames], [(0, 0)] * 3 + [(_GAP, _GAP)] * 2, constant_values=255)
+    num, _, _, height, width = shown.shape
+    return shown.transpose(0, 1, 3, 2, 4).reshape(num, 3 * height, len(frames) * width)
+
+
+def _reports(
+    model: MultitaskModel,
+    config: Config,
+    batch: dict[str, Any],
+    tokens: Tensor,
+    tokenizer: ReportTokenizer | None,
+    names: list[str],
+) -> list[tuple[str, str, str]]:
+    assert model.captioning_decoder is not None and tokenizer is not None
+    written = model.captioning_decoder.generate(
+        *model.memory(tokens, batch["valid"]),
+        tokenizer.start_id,
+        tokenizer.end_id,
+        tokenizer.pad_id,
+        config.captioning.max_generation_length,
+    )
+    texts = zip(names, batch["input_ids"].tolist(), written.tolist(), strict=True)
+    return [(name, tokenizer.decode(true), tokenizer.decode(own)) for name, true, own in texts]
+
+
+def _similarity(model: MultitaskModel, batch: dict[str, Any], tokens: Tensor) -> np.ndarray | None:
+    told = batch["has_report"]
+    if not told.any():
+        return None
+    video = model.embed_video(tokens, batch["valid"])[told]
+    text = model.embed_text(batch["input_ids"][told], batch["text_length"][told])
+    key = batch["report_key"][told]
+    return similarity_picture((video @ text.T).cpu().numpy(), (key[:, None] == key).cpu().numpy())
+
+
+def similarity_picture(cosine: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """``cosine`` [n, m] from -1 to 1 as coloured squares uint8 [h, w, 3]; those of ``positive`` [n, m] bool are
+    outlined."""
+    levels = np.linspace(-1, 1, len(_COLOURS))
+    cells = np.stack([np.interp(cosine, levels, channel) for channel in _COLOURS.T], axis=-1).round().astype(np.uint8)
+    picture = cells.repeat(_CELL, axis=0).repeat(_CELL, axis=1)
+    edge = np.ones((_CELL, _CELL), bool)
+    edge[_OUTLINE:-_OUTLINE, _OUTLINE:-_OUTLINE] = False
+    picture[np.kron(positive, edge).astype(bool)] = 0
+    return picture
