@@ -18,11 +18,10 @@ from pathlib import Path
 
 import click
 
-from deepcoro.cli import run_experiment
+from deepcoro.cli import plain_errors, run_experiment
 from deepcoro.config import Config
 from deepcoro.data.reader import UnitReader
 from deepcoro.data.tables import PreparedDataset
-from deepcoro.errors import DeepCoroError, RunStopped
 from deepcoro.models.text_encoder import save_small_text_encoder
 
 DATA = Path("data/demo")
@@ -130,16 +129,10 @@ def run_on_phantoms(experiment: Callable[[], Config], data: Path, num_studies: i
     def main(assignments: tuple[str, ...], num_studies: int, seed: int) -> None:
         from deepcoro.launch.evaluate import evaluate
 
-        try:
+        with plain_errors():
             prepare(data, experiment(), num_studies, seed)
             run = run_experiment(experiment, assignments)
             evaluate(run, split="test")
-        except RunStopped as stopped:
-            click.echo(str(stopped), err=True)
-            sys.exit(stopped.exit_code)
-        except DeepCoroError as error:
-            click.echo(f"error: {error}", err=True)
-            sys.exit(2)
 
     main()
 

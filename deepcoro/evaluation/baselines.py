@@ -4,7 +4,14 @@ Shapes: B rows, S segments (``len(SEGMENTS)``, in that order).
 
 All are fitted on training rows and scored on others. ``fit_constants`` finds the most common report, the most common
 tree and the set of segments that it pays most to call diseased every time; the *tree oracle* is told left or right and
-has such a set for each. Chance has its place beside the retrieval metrics, and the mean beside reconstruction.
+has such a set for each. Chance has its place beside the retrieval metrics, the mean beside reconstruction, and the
+nearest neighbour, which does look, in ``neighbours.py``.
+
+A *blind* language model, the decoder without its video, needs no training to be bounded: written greedily from nothing
+but the start token, its text is one and the same for every row. So its exact match is the share of rows with that text,
+at most that of the most common one, and the segments that it claims are one set, whose F1 is at most that of the best
+set. Both are the constants here (chosen on training rows: what is best on the evaluated rows may differ from them by
+chance, not by skill).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One evaluator for the training loop and the command line: every row of a split once, whatever the number of workers.
 
-``predict`` turns batches into one record a row, ``summarise`` turns the records of a split into metrics with their
-intervals and baselines. In between, workers hand their records to one process.
+``predict`` turns batches into one record a row, ``measure`` turns the records of a split into metrics with their
+intervals and baselines, and into values by row. In between, workers hand their records to one process.
 """
 
 from __future__ import annotations
@@ -17,60 +17,31 @@ import torch
 from deepcoro.config import Config
 from deepcoro.data.collate import to_torch
 from deepcoro.data.order import Order
-from deepcoro.data.pipeline import evaluation_dataset, iterate
-from deepcoro.data.reader import UnitReader
+from deepcoro.data.pipeline import evaluation_dataset
 from deepcoro.data.tables import Units
 from deepcoro.data.text import ReportTokenizer
-from deepcoro.evaluation.baselines import Baseline, Constants, fit_constants, measure_constants, strongest
-from deepcoro.evaluation.intervals import mean_interval, ratio_interval, statistic_interval
+from deepcoro.evaluation.baselines import Constants, fit_constants
+from deepcoro.evaluation.captioning import measure_captioning
+from deepcoro.evaluation.neighbours import Neighbours
+from deepcoro.evaluation.reconstruction import measure_reconstruction
 from deepcoro.evaluation.report import Metric
-from deepcoro.metrics.findings import count_findings, segments_in_view, significant_segments, tree_matches
+from deepcoro.evaluation.retrieval import measure_retrieval
+from deepcoro.evaluation.rows import Columns
+from deepcoro.evaluation.truth import Truth
+from deepcoro.metrics.findings import segments_in_view, significant_segments
 from deepcoro.metrics.reconstruction import normalise, reconstruction_errors, take_tokens
-from deepcoro.metrics.retrieval import (
-    chance_median_rank,
-    chance_recall_at_k,
-    median_rank,
-    rank_embeddings,
-    recall_at_k,
-)
-from deepcoro.metrics.text import exact_matches
 from deepcoro.models.multitask import MultitaskModel
 from deepcoro.models.video_encoder import patchify
-from deepcoro.reports.grammar import Finding, parse_report
-from deepcoro.reports.vocabulary import SEGMENTS, segments_of_tree
 
 _TRAIN_SAMPLE = 20_000  # units of the training split that baselines are fitted on; more would not move a frequency
 
 
 @dataclass(frozen=True)
-class Truth:
-    """What is known of units: texts, findings, trees, dominances and patients, one each."""
+class Measured:
+    """Metrics by name, and columns of their values, one a record in the order of the units (NaN: no value)."""
 
-    texts: list[str | None]
-    findings: list[list[Finding]]
-    trees: list[str | None]
-    dominances: list[str | None]
-    patients: np.ndarray
-
-    @classmethod
-    def of(cls, units: Units, indices: np.ndarray, config: Config) -> Truth:
-        """Collect it for ``indices`` of ``units``."""
-        reader = UnitReader(config, units, None, training=False)
-        texts, findings, trees, dominances = [], [], [], []
-        for unit in indices.tolist():
-            study = units.study_row(unit)
-            tree = None if units.whole_study else units.video_rows(unit)[0]["coronary_tree"]
-            text = reader.text(unit)
-            if study["findings"] is not None:
-                stated = [Finding.from_dict(row) for row in study["findings"]]
-            else:
-                stated = list(parse_report(text or "").findings)
-            seen = segments_of_tree(tree, study["dominance"]) if tree else None
-            texts.append(text)
-            findings.append([f for f in stated if seen is None or f.segment in seen])
-            trees.append(tree)
-            dominances.append(study["dominance"])
-        return cls(texts, findings, trees, dominances, units.column("patient_id")[indices])
+    metrics: dict[str, Metric]
+    columns: Columns
 
 
 def evaluation_indices(units: Units, config: Config, limit: int | None) -> np.ndarray:
@@ -87,12 +58,17 @@ def predict_units(
     indices: np.ndarray,
     tokenizer: ReportTokenizer | None,
     device: torch.device,
+    embed_only: bool = False,
 ) -> list[dict[str, Any]]:
-    """Records of ``indices`` of ``units``, read through Ray Data."""
+    """Records of ``indices`` of ``units``, read through Ray Data, in the order in which they are ready; with
+    ``embed_only`` nothing but video embeddings."""
     if len(indices) == 0:
         return []
     dataset = evaluation_dataset(config, ray.put(units), tokenizer, indices)
-    return list(predict(model, config, iterate(dataset, config.evaluation.batch_size), tokenizer, device))
+    # Blocks are batches, taken as they come. A batch put together of two would have rows of two text lengths, since
+    # blocks arrive in any order, the smaller last one too.
+    batches = dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2)
+    return list(predict(model, config, batches, tokenizer, device, embed_only))
 
 
 @torch.no_grad()
@@ -102,9 +78,10 @@ def predict(
     batches: Iterable[Mapping[str, np.ndarray]],
     tokenizer: ReportTokenizer | None,
     device: torch.device,
+    embed_only: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """One record a row: its unit, embeddings, generated text and reconstruction errors, as far as the model has the
-    parts.
+    parts; with ``embed_only`` its unit and its video embedding.
 
     A row with nothing valid yields a record that says so and nothing else.
     """
@@ -112,7 +89,13 @@ def predict(
     model.eval()
     for rows in batches:
         batch = to_torch(dict(rows), device)
-        for place, found in enumerate(_records(model, config, batch, tokenizer)):
+        if embed_only:
+            tokens = model.video_encoder(model.normalise(batch["clip"]).flatten(0, 1))
+            embedded = model.embed_video(tokens, batch["valid"]).cpu().numpy()
+            records = [{"video_embedding": embedding} for embedding in embedded]
+        else:
+            records = _records(model, config, batch, tokenizer)
+        for place, found in enumerate(records):
             valid = bool(rows["valid"][place].any())
             yield {"unit": int(rows["position"][place]), "valid": valid, **(found if valid else {})}
     model.train(was_training)
@@ -177,117 +160,51 @@ def summarise(
     records: Sequence[Mapping[str, Any]], units: Units, constants: Constants | None, config: Config
 ) -> dict[str, Metric]:
     """Metrics of the records of a split, each row once, with 95 % intervals over patients and baselines."""
-    records = sorted(records, key=lambda record: record["unit"])
-    metrics = {"data/valid_share": Metric(float(np.mean([record["valid"] for record in records])))}
-    records = [record for record in records if record["valid"]]
-    if not records:
-        return metrics
-    truth = Truth.of(units, np.array([record["unit"] for record in records]), config)
-    told = np.array([text is not None for text in truth.texts])
-    if told.any() and "video_embedding" in records[0]:
-        metrics |= _retrieval(records, truth, told, config)
-    if told.any() and "generated" in records[0]:
-        metrics |= _captioning(records, truth, told, constants, config)
-    if "reconstruction" in records[0]:
-        metrics |= _reconstruction(records, truth, config)
-    return metrics
+    return measure(records, units, constants, config).metrics
 
 
-def _retrieval(
-    records: Sequence[Mapping[str, Any]], truth: Truth, told: np.ndarray, config: Config
-) -> dict[str, Metric]:
-    rows = np.flatnonzero(told).tolist()
-    video, text = (np.stack([records[i][key] for i in rows]) for key in ("video_embedding", "text_embedding"))
-    keys = np.array([truth.texts[i] for i in rows])
-    patients, resamples = truth.patients[rows], config.evaluation.num_resamples
-    metrics: dict[str, Metric] = {}
-    for name, queries, gallery in (("report_to_video", text, video), ("video_to_report", video, text)):
-        ranks = rank_embeddings(queries, gallery, keys, keys)
-        for k in (1, 5, 10):
-            if k <= len(rows):
-                interval = mean_interval(recall_at_k(ranks, k), patients, num_resamples=resamples)
-                chance = Baseline(float(chance_recall_at_k(ranks, k).mean()), "chance")
-                metrics[f"retrieval/{name}/recall_at_{k}"] = Metric.of(interval, chance)
-        interval = statistic_interval(np.median, [ranks.expected], patients, num_resamples=resamples)
-        metrics[f"retrieval/{name}/median_rank"] = Metric.of(interval, Baseline(chance_median_rank(ranks), "chance"))
-        assert metrics[f"retrieval/{name}/median_rank"].value == median_rank(ranks)
-    return metrics
-
-
-def _captioning(
+def measure(
     records: Sequence[Mapping[str, Any]],
-    truth: Truth,
-    told: np.ndarray,
+    units: Units,
     constants: Constants | None,
     config: Config,
-) -> dict[str, Metric]:
-    rows = np.flatnonzero(told).tolist()
-    generated = [records[i]["generated"] for i in rows]
-    texts = [text for text in truth.texts if text is not None]
-    trees = [truth.trees[i] for i in rows]
-    parsed = [parse_report(text) for text in generated]
-    true = significant_segments([truth.findings[i] for i in rows])
-    in_view = segments_in_view(trees, [truth.dominances[i] for i in rows])
-    counts = count_findings(true, significant_segments([p.findings for p in parsed]), in_view)
-    baselines: dict[str, Baseline] = {}
-    if constants is not None:
-        baselines = measure_constants(constants, texts, trees, true, in_view)
-    patients, resamples = truth.patients[rows], config.evaluation.num_resamples
+    neighbours: Neighbours | None = None,
+) -> Measured:
+    """Metrics and values by row of the records of a split.
 
-    def mean(values: np.ndarray, name: str, who: np.ndarray = patients) -> Metric:
-        return Metric.of(mean_interval(values.astype(float), who, num_resamples=resamples), baselines.get(name))
+    Raises:
+        ValueError: a unit has more than one record: it would count twice.
+    """
+    records = sorted(records, key=lambda record: record["unit"])
+    if len({record["unit"] for record in records}) < len(records):
+        raise ValueError(f"expected one record a unit, got {len(records)} of fewer units")
+    valid = np.array([record["valid"] for record in records])
+    measured = Measured({"data/valid_share": Metric(float(valid.mean()))}, {})
+    if not valid.any():
+        return measured
+    indices = np.array([record["unit"] for record in records])
+    truth = Truth.of(units, indices, config)
+    told = valid & np.array([text is not None for text in truth.texts])
+    first = records[int(valid.argmax())]
+    resamples = config.evaluation.num_resamples
 
-    metrics = {"captioning/exact_match": mean(exact_matches(texts, generated), "exact_match")}
-    known = np.array([tree is not None for tree in trees])
-    if known.any():
-        named = tree_matches([trees[i] for i in np.flatnonzero(known)], [parsed[i].tree for i in np.flatnonzero(known)])
-        metrics["captioning/tree_accuracy"] = mean(named, "tree_accuracy", patients[known])
-    f1 = ratio_interval(*counts.f1_terms, patients, num_resamples=resamples)
-    metrics["captioning/finding_f1"] = Metric.of(f1, baselines.get("finding_f1"))
-    for name, terms in (("precision", counts.precision_terms), ("recall", counts.recall_terms)):
-        if terms[1].sum() > 0:
-            interval = ratio_interval(*terms, patients, num_resamples=resamples)
-            metrics[f"captioning/finding_{name}"] = Metric.of(interval)
-    if "finding_f1_tree_oracle" in baselines:
-        oracle = baselines["finding_f1_tree_oracle"]
-        metrics["captioning/finding_f1_beside_tree_oracle"] = Metric.of(f1, Baseline(oracle.value, "tree oracle"))
-    for place, segment in enumerate(SEGMENTS):
-        hits, missed = counts.true_positives[:, place], counts.false_negatives[:, place]
-        diseased = int((hits | missed).sum())
-        if diseased:  # a segment nobody has a lesion in has no F1
-            said = 2.0 * hits + missed + counts.false_positives[:, place]
-            always = Baseline(2 * diseased / (diseased + int(in_view[:, place].sum())), "always said")
-            interval = ratio_interval(2.0 * hits, said, patients, num_resamples=resamples)
-            metrics[f"captioning/finding_f1/{segment}"] = Metric.of(interval, always)
-    readable = np.array([not p.unread for p in parsed])
-    metrics["captioning/readable"] = mean(readable, "readable")
-    return metrics
+    def take(rows: np.ndarray, key: str) -> list[Any]:
+        return [records[row][key] for row in np.flatnonzero(rows)]
 
+    def add(rows: np.ndarray, part: tuple[dict[str, Metric], Columns]) -> None:
+        measured.metrics.update(part[0])
+        for name, values in part[1].items():
+            measured.columns[name] = np.full(len(records), np.nan)
+            measured.columns[name][rows] = values
 
-def _reconstruction(records: Sequence[Mapping[str, Any]], truth: Truth, config: Config) -> dict[str, Metric]:
-    errors = {name: np.array([r["reconstruction"][name] for r in records]) for name in records[0]["reconstruction"]}
-    # The clip is normalised by the deviation of the training split: back to grey levels of 0 to 1.
-    scale = ((config.data.pixel_std or 1.0) / 255) ** 2
-
-    def metric(name: str, factor: float, baseline: Baseline) -> Metric:
-        interval = mean_interval(errors[name] * factor, truth.patients, num_resamples=config.evaluation.num_resamples)
-        return Metric.of(interval, baseline)
-
-    patch_mean = Baseline(float(errors["patch_mean"].mean()) * scale, "patch mean")
-    interpolation = strongest(
-        *[
-            Baseline(float(errors[name].mean()) * scale, label)
-            for name, label in (
-                ("interpolation", "interpolation"),
-                ("interpolation_same_mean", "interpolation, true mean"),
-            )
-        ],
-        lower_is_better=True,
-    )
-    return {
-        "masked_modeling/mse": metric(
-            "normalised", 1.0, Baseline(float(errors["normalised_patch_mean"].mean()), "patch mean")
-        ),
-        "masked_modeling/pixel_mse": metric("pixels", scale, patch_mean),
-        "masked_modeling/pixel_mse_beside_interpolation": metric("pixels", scale, interpolation),
-    }
+    if told.any():
+        of_told, video = truth.take(np.flatnonzero(told)), None
+        if "video_embedding" in first:
+            video, text = (np.stack(take(told, f"{side}_embedding")) for side in ("video", "text"))
+            add(told, measure_retrieval(video, text, of_told, not units.whole_study, resamples))
+        if "generated" in first:
+            generated = take(told, "generated")
+            add(told, measure_captioning(generated, of_told, constants, neighbours, video, resamples))
+    if "reconstruction" in first:
+        add(valid, measure_reconstruction(take(valid, "reconstruction"), truth.patients[valid], config))
+    return measured

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,24 +91,33 @@ def format_table(metrics: Mapping[str, Metric]) -> str:
     rows = [
         (
             name,
-            _text(metric.value),
-            f"{_text(metric.low)} to {_text(metric.high)}" if math.isfinite(metric.low) else "-",
-            _text(metric.baseline),
+            number_text(metric.value),
+            interval_text(metric.low, metric.high),
+            number_text(metric.baseline),
             metric.baseline_name,
         )
         for name, metric in metrics.items()
     ]
-    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-    right_aligned = (False, True, True, True, False)  # numbers by their ends, words by their beginnings
+    return align_columns(header, rows, (False, True, True, True, False))
 
-    def line(row: tuple[str, ...]) -> str:
+
+def align_columns(header: Sequence[str], rows: Sequence[Sequence[str]], right_aligned: Sequence[bool]) -> str:
+    """Lines of a table under a header and a rule; numbers are aligned by their ends, words by their beginnings."""
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
         cells = zip(row, widths, right_aligned, strict=True)
         return "  ".join(cell.rjust(width) if right else cell.ljust(width) for cell, width, right in cells).rstrip()
 
-    return "\n".join([line(header), line(tuple("-" * width for width in widths)), *map(line, rows)])
+    return "\n".join([line(header), line(["-" * width for width in widths]), *map(line, rows)])
 
 
-def _text(number: float) -> str:
+def interval_text(low: float, high: float) -> str:
+    """``low to high``, or a dash where there is no interval."""
+    return f"{number_text(low)} to {number_text(high)}" if math.isfinite(low) else "-"
+
+
+def number_text(number: float) -> str:
     """Three decimals below 100, fewer above; four significant digits where three decimals would show nothing."""
     if not math.isfinite(number):
         return "-"

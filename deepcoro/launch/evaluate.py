@@ -1,34 +1,53 @@
-"""A trained run -> ``summary.json``, a printed table, and reports beside the truth."""
+"""A trained run -> ``summary.json``, a printed table, values by row, and reports beside the truth."""
 
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from deepcoro import __version__
+from deepcoro.config import Config
 from deepcoro.data.reader import UnitReader
 from deepcoro.data.tables import PreparedDataset, Units
-from deepcoro.evaluation.evaluator import fit_baselines, predict_units, summarise
+from deepcoro.evaluation.evaluator import fit_baselines, measure, predict_units
+from deepcoro.evaluation.neighbours import Neighbours, fit_neighbours
 from deepcoro.evaluation.report import Metric, format_table, write_summary
-from deepcoro.inference.load import load
+from deepcoro.evaluation.rows import row_table, rows_path, write_rows
+from deepcoro.inference.load import TrainedModel, load
 from deepcoro.launch.going_on import check_same_dataset
 from deepcoro.launch.resources import set_environment, start_ray
 
+TEST_LOG = "test_evaluations.jsonl"
 
-def evaluate(run: str | Path, split: str = "val", num_examples: int = 8) -> dict[str, Metric]:
-    """Measure the newest checkpoint of ``run`` on every unit of ``split``; print and save what was found.
 
-    Writes ``summary.json``, the same as ``summary_<split>.json``, and ``reports_<split>.jsonl`` (each unit with the
-    true and the written report) into the run.
+def evaluate(
+    run: str | Path,
+    split: str = "val",
+    checkpoint: str | int = "newest",
+    num_examples: int = 8,
+    num_neighbours: int = 2000,
+) -> dict[str, Metric]:
+    """Measure a checkpoint of ``run`` on every unit of ``split``; print and save what was found.
+
+    Writes into the run: ``summary.json``, the same as ``summary_<split>.json``; ``rows_<split>.parquet``, the values of
+    each unit; ``reports_<split>.jsonl``, each unit with the true and the written report. A measurement on the test
+    split is also noted in ``test_evaluations.jsonl``: who looks often, chooses by what was seen.
+
+    Args:
+        checkpoint: ``newest``, ``best`` or a step.
+        num_examples: reports to print.
+        num_neighbours: training units among which the nearest neighbour is looked for; 0 leaves it out.
 
     Raises:
-        UserError: there is no checkpoint, it is damaged, or the split is empty.
+        UserError: there is no such checkpoint, it is damaged, or the split is empty.
     """
     set_environment()
     run = Path(run)
-    trained = load(run)
+    trained = load(run, checkpoint)
     config = trained.config
     dataset = PreparedDataset.open(config.data.path)
     check_same_dataset(trained.checkpoint, dataset)
@@ -37,19 +56,26 @@ def evaluate(run: str | Path, split: str = "val", num_examples: int = 8) -> dict
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trained.model.to(device)
     records = predict_units(trained.model, config, units, np.arange(len(units)), trained.tokenizer, device)
-    constants = None
+    constants = neighbours = None
     if config.loss.is_used("captioning"):
-        constants = fit_baselines(dataset.units("train", config.data.unit, config.data.filter), config)
-    metrics = summarise(records, units, constants, config)
-    about = {"split": split, "checkpoint": trained.checkpoint.name}
+        train = dataset.units("train", config.data.unit, config.data.filter)
+        constants = fit_baselines(train, config)
+        if config.loss.is_used("contrastive") and num_neighbours > 0:
+            neighbours = _neighbours(trained, train, num_neighbours, device)
+    measured = measure(records, units, constants, config, neighbours)
+    metrics, step = measured.metrics, trained.checkpoint.name
+    about = {"split": split, "checkpoint": step}
     write_summary(run / "summary.json", metrics, about)
     write_summary(run / f"summary_{split}.json", metrics, about)
+    about |= {
+        "code_version": __version__,
+        "dataset_fingerprint": str(dataset.card.get("fingerprint", "")),
+        "reconstruction_of": _reconstruction_of(config),
+    }
+    write_rows(rows_path(run, split), row_table(units, records, measured.columns), about)
 
     patients = len(set(units.column("patient_id")))
-    print(
-        f"\n{run}, checkpoint {trained.checkpoint.name}, {split}: {len(units)} {config.data.unit}s of {patients} "
-        "patients\n"
-    )
+    print(f"\n{run}, checkpoint {step}, {split}: {len(units)} {config.data.unit}s of {patients} patients\n")
     print(format_table(metrics))
     if config.loss.is_used("captioning"):
         written = _reports(records, UnitReader(config, units, None, training=False), units)
@@ -59,8 +85,40 @@ def evaluate(run: str | Path, split: str = "val", num_examples: int = 8) -> dict
         for place in np.linspace(0, len(told) - 1, min(num_examples, len(told))).astype(int):
             row = told[place]
             print(f"\n{row['unit_id']}\n  true     {row['true']}\n  written  {row['written']}")
+    if split == "test":
+        times = log_test_evaluation(run, step, metrics)
+        print(f"\nThis run has been measured on test {times} time{'s' if times > 1 else ''} ({run / TEST_LOG}).")
     print(flush=True)
     return metrics
+
+
+def log_test_evaluation(run: Path, step: str, metrics: dict[str, Metric]) -> int:
+    """Add a line (time, step, code version, values) to the run's list of measurements on test; returns their number."""
+    values = {name: metric.value if np.isfinite(metric.value) else None for name, metric in metrics.items()}
+    line = {"time": time.time(), "checkpoint": int(step), "code_version": __version__, "metrics": values}
+    with (run / TEST_LOG).open("a") as stream:
+        stream.write(json.dumps(line, allow_nan=False) + "\n")
+    return len((run / TEST_LOG).read_text().splitlines())
+
+
+def _neighbours(trained: TrainedModel, train: Units, limit: int, device: torch.device) -> Neighbours | None:
+    """Up to ``limit`` training units with a text, always the same, embedded by the model that is measured."""
+    config = trained.config
+    indices = np.flatnonzero(train.has_text())
+    if len(indices) > limit:
+        indices = np.sort(np.random.default_rng(config.seed).choice(indices, limit, replace=False))
+    records = predict_units(trained.model, config, train, indices, trained.tokenizer, device, embed_only=True)
+    return fit_neighbours(records, train, config)
+
+
+def _reconstruction_of(config: Config) -> str:
+    """What is reconstructed from what: errors can be compared between runs where this is the same."""
+    if not config.loss.is_used("masked_modeling"):
+        return ""
+    data, tubelet = config.data, "x".join(map(str, config.video_encoder.tubelet))
+    clip = f"{data.num_frames}x{data.frame_size}x{data.frame_size} at {data.sample_fps} frames/s"
+    masked = config.masked_modeling
+    return f"{clip}, tubelets {tubelet}, {masked.strategy} masking of {masked.mask_ratio}"
 
 
 def _reports(records: list[dict], reader: UnitReader, units: Units) -> list[dict[str, str | None]]:  # type: ignore[type-arg]

@@ -35,10 +35,10 @@ from deepcoro.launch.resources import check_resources, set_environment, start_ra
 from deepcoro.launch.stop import StopRequests
 from deepcoro.launch.validate import validation_config
 from deepcoro.models.text_encoder import load_tokenizer, longest_text
-from deepcoro.training.board import note
+from deepcoro.training.board import Board, note
 from deepcoro.training.checkpoint import committed_steps, newest_checkpoint, set_damaged_aside
 from deepcoro.training.loop import train_worker
-from deepcoro.training.validation import note_best, read_results, run_tokenizer
+from deepcoro.training.validation import post_results, read_results, run_tokenizer, unposted_steps
 
 
 def train(config: Config) -> Path:
@@ -73,8 +73,10 @@ def train(config: Config) -> Path:
         )
         with StopRequests(run) as stop, Progress(run, config):
             _fit(config, run, units, dataset.card.get("fingerprint", ""), startup)
-        if config.training.best_metric is not None:
-            note_best(run, config)
+        if late := unposted_steps(run):  # validated beside the workers, after they had ended
+            board = Board(run, total + 1)
+            post_results(board, run, config, late)
+            board.close()
         reached = committed_steps(run)
         if stop.signal is not None and (not reached or reached[-1] < total):
             at = f"saved at step {reached[-1]} of {total}" if reached else "stopped before its first step"
@@ -104,6 +106,7 @@ def _fit(config: Config, run: Path, units: Units, fingerprint: str, startup: dic
     tokenizer = run_tokenizer(config, run)
     units_ref = ray.put(units)
     launch = run / ".ray" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    launch.mkdir(parents=True)
 
     def stream() -> ray.data.Dataset:
         """Called at the start and again after every failure: it begins where the newest sound checkpoint ends."""
@@ -120,7 +123,7 @@ def _fit(config: Config, run: Path, units: Units, fingerprint: str, startup: dic
             "run": str(run),
             "fingerprint": fingerprint,
             "threads": threads_per_worker(config),
-            "fatal": str(launch / "fatal.json"),
+            "launch": str(launch),
             "startup": startup | {"since": time.time()},
         },
         scaling_config=ScalingConfig(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 import traceback
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 import ray.train
 import torch
 from ray.train import ValidationConfig
-from torch.utils.tensorboard import SummaryWriter
 
 from deepcoro.training.board import note
 from deepcoro.training.checkpoint import load_model
@@ -28,7 +26,7 @@ def validation_config(run: Path, cpus: float, gpus: float) -> ValidationConfig:
 
 
 def validate_step(run: Path, step: int) -> dict[str, float]:
-    """Measure the checkpoint of ``step`` on the validation patients, and put the metrics where a run's metrics are.
+    """Measure the checkpoint of ``step`` on the validation patients and keep what was found.
 
     What goes wrong here is told in the run's problems and does not end the training.
     """
@@ -37,15 +35,8 @@ def validate_step(run: Path, step: int) -> dict[str, float]:
         model, config = load_model(run / "checkpoints" / str(step))
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         metrics = Validation(config, run, device).run(model.to(device))
+        write_result(run, step, metrics, time.perf_counter() - begin, config)
     except Exception as error:  # whatever it is, hours of training must not hang on it
         note(run, f"validation of step {step} failed: {error!r}\n{traceback.format_exc()}")
         return {}
-    scalars = {f"validation/{name}": value for name, value in metrics.items()}
-    scalars["throughput/validation_seconds"] = time.perf_counter() - begin
-    with SummaryWriter(str(run / "tensorboard" / "validation")) as writer:
-        for name, value in scalars.items():
-            writer.add_scalar(name, value, step)
-    with (run / "metrics.jsonl").open("a") as stream:  # one write: it does not mix with those of the first worker
-        stream.write(json.dumps({"step": step, "time": time.time(), **scalars}) + "\n")
-    write_result(run, step, metrics)
     return metrics

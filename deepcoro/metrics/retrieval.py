@@ -9,14 +9,14 @@ exactly what chance scores and not 1. Chance itself is the case in which the who
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaln
 
-_BLOCK = 2**23  # similarities held at once: 32 MB in float32, whatever the size of the gallery
+_BLOCK = 2**21  # similarities held at once: 8 MB in float32, whatever the size of the gallery
 
 
 @dataclass(frozen=True)
@@ -109,9 +109,7 @@ def rank_embeddings(
     Raises:
         ValueError: shapes do not fit or are empty, a value is not finite, or a query has no positive.
     """
-    queries, gallery = _unit_rows(queries, "queries"), _unit_rows(gallery, "gallery")
-    if queries.shape[1] != gallery.shape[1]:
-        raise ValueError(f"expected queries and gallery of one width E, got {queries.shape} and {gallery.shape}")
+    queries, gallery = unit_rows(queries, "queries"), unit_rows(gallery, "gallery")
     query_codes, gallery_codes = _codes(query_keys, gallery_keys)
     if len(query_codes) != len(queries) or len(gallery_codes) != len(gallery):
         raise ValueError(
@@ -122,14 +120,9 @@ def rank_embeddings(
         row = int(np.argmin(found))
         raise ValueError(f"expected a positive in the gallery for every query, got none for query {row}")
 
-    rows = max(1, _BLOCK // len(gallery))
     blocks = [
-        rank_similarity(
-            queries[start : start + rows] @ gallery.T,
-            query_codes[start : start + rows, None] == gallery_codes[None, :],
-            tolerance=tolerance,
-        )
-        for start in range(0, len(queries), rows)
+        rank_similarity(similarity, query_codes[rows, None] == gallery_codes[None, :], tolerance=tolerance)
+        for rows, similarity in similarity_blocks(queries, gallery)
     ]
     return Ranks(
         better=np.concatenate([b.better for b in blocks]),
@@ -138,6 +131,22 @@ def rank_embeddings(
         num_positives=np.concatenate([b.num_positives for b in blocks]),
         gallery_size=len(gallery),
     )
+
+
+def similarity_blocks(
+    queries: NDArray[np.float32], gallery: NDArray[np.float32]
+) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """Cosines of rows of unit length, some queries at a time: which rows, and their similarities [rows, G].
+
+    Raises:
+        ValueError: the widths differ.
+    """
+    if queries.shape[1] != gallery.shape[1]:
+        raise ValueError(f"expected queries and gallery of one width E, got {queries.shape} and {gallery.shape}")
+    step = max(1, _BLOCK // len(gallery))
+    for start in range(0, len(queries), step):
+        rows = slice(start, min(start + step, len(queries)))
+        yield rows, queries[rows] @ gallery.T
 
 
 def recall_at_k(ranks: Ranks, k: int) -> NDArray[np.float64]:
@@ -159,6 +168,21 @@ def chance_recall_at_k(ranks: Ranks, k: int) -> NDArray[np.float64]:
         ValueError: k is below 1 or larger than the gallery.
     """
     return 1.0 - _miss_probability(ranks.gallery_size - ranks.num_positives, ranks.num_positives, _checked_k(k, ranks))
+
+
+def reciprocal_rank(ranks: Ranks) -> NDArray[np.float64]:
+    """Expected 1 / rank of the best positive of each query [Q], above 0 and at most 1; its mean is the MRR.
+
+    Under ties the mean of 1 / rank over all orders of the tied, which is more than 1 over the mean rank.
+    """
+    return _expected_reciprocal(ranks.better, ranks.tied_negatives, ranks.tied_positives)
+
+
+def chance_reciprocal_rank(ranks: Ranks) -> NDArray[np.float64]:
+    """Expected 1 / rank in a random order of the same gallery, for each query [Q]; (1 + 1/2 + ... + 1/G) / G where
+    it has one positive."""
+    nothing = np.zeros_like(ranks.num_positives)
+    return _expected_reciprocal(nothing, ranks.gallery_size - ranks.num_positives, ranks.num_positives)
 
 
 def median_rank(ranks: Ranks) -> float:
@@ -189,6 +213,32 @@ def chance_median_rank(ranks: Ranks) -> float:
     return (first_rank_above(0.5 - rounding) + first_rank_above(0.5 + rounding)) / 2
 
 
+def _expected_reciprocal(
+    better: NDArray[np.int64], negatives: NDArray[np.int64], positives: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Mean of 1 / (1 + better + X), X the negatives before the first positive of a random order of both.
+
+    By parts: 1 / (1 + better), less the sum over x = 1, 2, ... of P(X >= x) / ((better + x) * (better + x + 1)), which
+    is what the x-th negative in front takes away. P(X >= x) is that the first x of the order hold no positive.
+    """
+    cases, case_of_row = np.unique(np.stack([better, negatives, positives]), axis=1, return_inverse=True)
+    values = 1.0 / (1.0 + cases[0])
+    ends = np.cumsum(cases[1])  # case c owns the terms x = 1 to its number of negatives
+    start = 0
+    while start < len(ends):
+        taken = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, taken + _BLOCK // 4, side="right")))
+        first, tied, found = cases[:, start:stop]
+        case = np.repeat(np.arange(stop - start), tied)
+        x = 1 + np.arange(len(case)) - np.repeat(np.cumsum(tied) - tied, tied)
+        place = first[case] + x
+        lost = _miss_probability(tied[case], found[case], x) / (place * (place + 1.0))
+        values[start:stop] -= np.bincount(case, weights=lost, minlength=stop - start)
+        start = stop
+    result: NDArray[np.float64] = values[case_of_row.reshape(-1)]
+    return result
+
+
 def _miss_probability(negatives: ArrayLike, positives: ArrayLike, draws: ArrayLike) -> NDArray[np.float64]:
     """Probability that ``draws`` items without replacement hold no positive: C(negatives, draws) / C(all, draws).
 
@@ -210,7 +260,12 @@ def _checked_k(k: int, ranks: Ranks) -> int:
     return k
 
 
-def _unit_rows(embeddings: ArrayLike, name: str) -> NDArray[np.float32]:
+def unit_rows(embeddings: ArrayLike, name: str) -> NDArray[np.float32]:
+    """Rows [rows, E] scaled to length 1; a row of zeros stays as it is.
+
+    Raises:
+        ValueError: it is no table or empty, or a value is not finite; ``name`` says of which.
+    """
     rows = np.asarray(embeddings, dtype=np.float32)
     if rows.ndim != 2 or 0 in rows.shape:
         raise ValueError(f"expected {name} of shape [rows, E], not empty; got {rows.shape}")

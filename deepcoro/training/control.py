@@ -14,6 +14,7 @@ from deepcoro import errors
 from deepcoro.errors import DeepCoroError
 
 STOP_FILE = ".stop"
+_FATAL = "fatal.json"
 
 
 def writer_lock(run: Path) -> FileLock:
@@ -45,14 +46,14 @@ def stop_requested(run: Path, group: Any) -> bool:
     return bool(from_first((run / STOP_FILE).exists(), group))
 
 
-def note_fatal(path: Path, error: DeepCoroError) -> None:
-    """Keep an error that a restart would only meet again, such as a loss that is not finite."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"kind": type(error).__name__, "message": str(error)}))
+def note_fatal(launch: Path, error: DeepCoroError) -> None:
+    """Keep an error that a restart would only meet again, such as a loss that is not finite, in the folder of this
+    start."""
+    (launch / _FATAL).write_text(json.dumps({"kind": type(error).__name__, "message": str(error)}))
 
 
-def raise_fatal(path: Path) -> None:
+def raise_fatal(launch: Path) -> None:
     """Raise the error that ``note_fatal`` kept there, if any."""
-    if path.exists():
-        kept = json.loads(path.read_text())
+    if (launch / _FATAL).exists():
+        kept = json.loads((launch / _FATAL).read_text())
         raise getattr(errors, kept["kind"])(kept["message"])

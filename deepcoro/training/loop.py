@@ -10,6 +10,7 @@ Randomness is a function of (seed, step, worker), schedules are functions of the
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
 from pathlib import Path
@@ -39,6 +40,7 @@ from deepcoro.training.checkpoint import (
 )
 from deepcoro.training.control import control_group, from_first, note_fatal, raise_fatal, stop_requested, writer_lock
 from deepcoro.training.optim import build_optimizer, load_optimizer, lr_factor, set_learning_rates
+from deepcoro.training.pictures import draw_pictures
 from deepcoro.training.positions import PositionLog
 from deepcoro.training.step import StepResult, train_step
 from deepcoro.training.throughput import Startup, Throughput
@@ -48,25 +50,24 @@ _MAX_BLIND_STEPS = 10
 
 def train_worker(settings: dict[str, Any]) -> None:
     """Train as ``settings`` say: ``config`` (YAML mapping), ``run`` (its folder), ``fingerprint`` (of the dataset),
-    ``threads`` (of torch), ``fatal`` (a file for an error that a restart cannot mend), ``startup`` (seconds so far, by
-    phase)."""
-    fatal = Path(settings["fatal"])
-    raise_fatal(fatal)
-    run = Worker(settings)
+    ``threads`` (of torch), ``launch`` (a folder of this start: its restarts find there what came before), ``startup``
+    (seconds so far, by phase)."""
+    launch = Path(settings["launch"])
+    raise_fatal(launch)
     try:
-        run.train()
+        with contextlib.closing(Worker(settings)) as worker:
+            worker.train()
     except DeepCoroError as error:
-        note_fatal(fatal, error)
+        note_fatal(launch, error)
         raise
-    finally:
-        run.close()
 
 
 class Worker:
     """One worker of a run."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        self.startup = Startup(settings["startup"])
+        started = Path(settings["launch"]) / "started"
+        self.startup = Startup({} if started.exists() else settings["startup"])  # a restart has no launcher before it
         self.config, self.run = Config(**settings["config"]), Path(settings["run"])
         self.fingerprint = settings["fingerprint"]
         self.device = ray.train.torch.get_device()
@@ -109,10 +110,13 @@ class Worker:
         self.weights_at = _weights_at(config)
         self.validation = validation.Validation(config, self.run, self.device, self.group)
         self.board: Board | None = None
+        self.awaited: list[int] = []  # steps that tasks beside the workers are validating
         if self.rank == 0:
+            started.touch()
             drop_checkpoints_after(self.run, self.step)
             validation.drop_results_after(self.run, self.step)
             self.board = Board(self.run, self.step + 1)
+            validation.post_results(self.board, self.run, config, validation.unposted_steps(self.run))
         self.positions = PositionLog(self.run, self.step, self.group)
         self.throughput = Throughput(self.device)
         self.startup.lap("model")
@@ -178,6 +182,7 @@ class Worker:
         self.throughput.add(views)
         if self.board is not None and (self.step % training.log_every == 0 or self.step == training.num_steps):
             self._log(self.board, result, rates, weights)
+            self.awaited = validation.post_results(self.board, self.run, config, self.awaited)
 
     def save(self) -> None:
         """A checkpoint of this step. Where it cannot be written the run says so and goes on, unless it was the last."""
@@ -191,8 +196,8 @@ class Worker:
                 "counters": self.counters,
             }
             keep = self.config.training.keep_checkpoints
-            protected = validation.steps_to_keep(self.run, self.config)
             try:
+                protected = validation.steps_to_keep(self.run, self.config)
                 self.positions.write(self.step)
                 save_checkpoint(self.run, self.step, self.model, state, self.config, self.fingerprint, keep, protected)
             except (SaveError, OSError) as error:
@@ -211,22 +216,22 @@ class Worker:
         """Measure the model on the validation patients, once a step, here or in a task beside the workers."""
         if from_first(self.step in validation.read_results(self.run), self.group):
             return
+        begin = time.perf_counter()
+        if self.board is not None and self.config.training.pictures and (batch := self.validation.batch_to_draw()):
+            drawn = draw_pictures(self.model, self.config, batch, self.validation.tokenizer)
+            self.board.pictures(self.step, drawn)
         if self._asynchronous(self.step):
             self._validate_beside()
-            return
-        begin = time.perf_counter()
-        metrics = self.validation.run(self.model)
-        if self.board is not None:
-            scalars = {f"validation/{name}": value for name, value in metrics.items()}
-            self.board.scalars(self.step, scalars | {"throughput/validation_seconds": time.perf_counter() - begin})
-            self._draw(self.board, metrics)
-            validation.write_result(self.run, self.step, metrics)
-            best = self.config.training.best_metric
-            if best is not None and best not in metrics:
-                note(self.run, f"training.best_metric {best!r} is none of the metrics: {', '.join(metrics)}")
-            elif best is not None:
-                validation.note_best(self.run, self.config)
-        ray.train.report({"step": self.step, **metrics})
+            self.awaited.append(self.step)
+        else:
+            metrics = self.validation.run(self.model)
+            if self.board is not None:
+                try:
+                    validation.write_result(self.run, self.step, metrics, time.perf_counter() - begin, self.config)
+                except OSError as error:
+                    note(self.run, f"the metrics of step {self.step} could not be kept: {error}")
+                validation.post_results(self.board, self.run, self.config, [self.step])
+            ray.train.report({"step": self.step, **metrics})
         self.throughput.read()  # the time of an evaluation is not training time
 
     def close(self) -> None:
@@ -281,14 +286,6 @@ class Worker:
             scalars["contrastive/logit_scale"] = self.model.logit_scale.exp().item()
             scalars["contrastive/logit_bias"] = self.model.logit_bias.item()
         board.scalars(self.step, scalars | self.throughput.read())
-
-    def _draw(self, board: Board, metrics: dict[str, float]) -> None:
-        from deepcoro.training.pictures import draw_pictures
-
-        if self.config.training.pictures and (batch := self.validation.batch_to_draw()) is not None:
-            board.pictures(self.step, draw_pictures(self.model, self.config, batch, self.validation.tokenizer))
-        if self.step == self.config.training.num_steps and hasattr(board, "hparams"):
-            board.hparams(self.config, metrics)
 
 
 def _wrap(model: MultitaskModel, device: torch.device) -> nn.Module:

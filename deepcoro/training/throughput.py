@@ -54,12 +54,13 @@ class Startup:
 
     Args:
         before: seconds of the phases that the launcher went through, and ``since``: the wall clock (``time.time()``) at
-            which it began to start workers.
+            which it began to start workers. Empty at a restart, which no launcher went before.
     """
 
     def __init__(self, before: Mapping[str, float]) -> None:
         phases = dict(before)
-        phases["workers"] = time.time() - phases.pop("since")
+        if "since" in phases:
+            phases["workers"] = time.time() - phases.pop("since")
         self._phases, self._told, self._last = phases, False, time.perf_counter()
 
     def lap(self, phase: str) -> None:

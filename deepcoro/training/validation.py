@@ -8,8 +8,9 @@ files of the steps that it will take again.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from deepcoro.data.text import ReportTokenizer
 from deepcoro.evaluation.evaluator import evaluation_indices, fit_baselines, predict_units, summarise
 from deepcoro.models.multitask import MultitaskModel
 from deepcoro.models.text_encoder import load_tokenizer
+from deepcoro.training.board import Board, note
 from deepcoro.training.checkpoint import committed_steps
 
 _NUM_PICTURED = 8  # validation units that are drawn in TensorBoard
@@ -70,7 +72,7 @@ class Validation:
             return None
         indices = evaluation_indices(self.units, self.config, _NUM_PICTURED)
         rows = UnitReader(self.config, self.units, self.tokenizer, training=False).read(indices, indices)
-        return to_torch({**rows}, self.device)
+        return to_torch(cast(dict[str, Any], rows), self.device)
 
 
 def run_tokenizer(config: Config, run: Path) -> ReportTokenizer | None:
@@ -86,13 +88,22 @@ def is_due(config: Config, step: int) -> bool:
     return step == config.training.num_steps or (step > 0 and every is not None and step % every == 0)
 
 
-def write_result(run: Path, step: int, metrics: dict[str, float]) -> None:
-    """Keep the metrics of ``step``; with this it counts as validated."""
+def write_result(run: Path, step: int, metrics: dict[str, float], seconds: float, config: Config) -> None:
+    """Keep the metrics of ``step``; with this it counts as validated. ``best.json`` is brought up to date.
+
+    Raises:
+        OSError: the disk is full.
+    """
     folder = run / "validation"
     folder.mkdir(exist_ok=True)
     scratch = folder / f".{step}.partial"
-    scratch.write_text(json.dumps({"step": step, "metrics": metrics}, indent=1) + "\n")
+    scratch.write_text(json.dumps({"step": step, "seconds": seconds, "metrics": metrics}, indent=1) + "\n")
     scratch.rename(folder / f"{step}.json")
+    best = config.training.best_metric
+    if best is not None and best not in metrics:
+        note(run, f"training.best_metric {best!r} is none of the metrics: {', '.join(metrics)}")
+    elif best is not None:
+        note_best(run, config)
 
 
 def read_results(run: Path) -> dict[int, dict[str, float]]:
@@ -101,8 +112,33 @@ def read_results(run: Path) -> dict[int, dict[str, float]]:
     return {int(path.stem): json.loads(path.read_text())["metrics"] for path in files}
 
 
+def post_results(board: Board, run: Path, config: Config, steps: Iterable[int]) -> list[int]:
+    """Put the results of ``steps`` on the board: their scalars, and at the end of the run its line of the tab HParams.
+    Returns those that have no result yet."""
+    missing = []
+    for step in steps:
+        path = run / "validation" / f"{step}.json"
+        if not path.exists():
+            missing.append(step)
+            continue
+        result = json.loads(path.read_text())
+        scalars = {f"validation/{name}": value for name, value in result["metrics"].items()}
+        board.scalars(step, scalars | {"validation/seconds": result["seconds"]})
+        if step == config.training.num_steps:
+            board.hparams(config, result["metrics"])
+    return missing
+
+
+def unposted_steps(run: Path) -> list[int]:
+    """Validated steps that the board has not: those of tasks that ended after the last step was logged."""
+    path = run / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    posted = {json.loads(line)["step"] for line in lines if '"validation/seconds"' in line}
+    return [step for step in read_results(run) if step not in posted]
+
+
 def drop_results_after(run: Path, step: int) -> None:
-    """Take out the results of steps that will be taken again, and a best step among them."""
+    """Take out the results of steps that will be taken again."""
     for path in (run / "validation").glob("[0-9]*.json"):
         if int(path.stem) > step:
             path.unlink()

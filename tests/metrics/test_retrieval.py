@@ -8,16 +8,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import hypergeom
-from torchmetrics.retrieval import RetrievalHitRate
+from torchmetrics.retrieval import RetrievalHitRate, RetrievalMRR
 
 from deepcoro.metrics import retrieval
 from deepcoro.metrics.retrieval import (
     chance_median_rank,
     chance_recall_at_k,
+    chance_reciprocal_rank,
     median_rank,
     rank_embeddings,
     rank_similarity,
     recall_at_k,
+    reciprocal_rank,
 )
 
 
@@ -54,6 +56,7 @@ def test_ties_are_the_average_over_all_orders_of_the_tied(problem):
         by_similarity = sorted(order, key=lambda item: -similarity[0, item])
         first.append(1 + next(i for i, item in enumerate(by_similarity) if positives[0, item]))
     assert ranks.expected[0] == pytest.approx(np.mean(first))
+    assert reciprocal_rank(ranks)[0] == pytest.approx(np.mean(1 / np.array(first)))
     for k in range(1, size + 1):
         assert recall_at_k(ranks, k)[0] == pytest.approx(np.mean(np.array(first) <= k))
 
@@ -90,12 +93,46 @@ def test_recall_is_the_hit_rate_of_torchmetrics():
         assert recall_at_k(ranks, k).mean() == pytest.approx(float(reference), abs=1e-6)
 
 
+def test_reciprocal_rank_is_that_of_torchmetrics():
+    generator = np.random.default_rng(4)
+    similarity, positives = generator.random((40, 60)), generator.random((40, 60)) < 0.05
+    positives[:, 0] = True
+    queries = torch.arange(40).repeat_interleave(60)
+    reference = RetrievalMRR()(torch.tensor(similarity).flatten(), torch.tensor(positives).flatten(), queries)
+    assert reciprocal_rank(rank_similarity(similarity, positives)).mean() == pytest.approx(float(reference), abs=1e-6)
+
+
+@given(ranking_problems(), st.integers(1, 40))
+def test_chance_of_the_reciprocal_rank_is_that_of_a_gallery_all_tied(problem, block):
+    similarity, positives = problem
+    tied = rank_similarity(np.zeros_like(similarity), positives)
+    size = similarity.shape[1]
+    # P(first positive at rank r) = P(none among r - 1 draws) * P(the next is one), counted by hand.
+    reference = []
+    for count in positives.sum(axis=1):
+        missed, mean = 1.0, 0.0
+        for rank in range(1, size - count + 2):
+            found = count / (size - rank + 1)
+            mean, missed = mean + missed * found / rank, missed * (1 - found)
+        reference.append(mean)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retrieval, "_BLOCK", block)
+        assert reciprocal_rank(tied) == pytest.approx(reference)
+        assert chance_reciprocal_rank(rank_similarity(similarity, positives)) == pytest.approx(reference)
+
+
+def test_chance_of_the_reciprocal_rank_with_one_positive_is_harmonic():
+    ranks = rank_similarity(np.random.default_rng(5).random((4, 50)), np.eye(50, dtype=bool)[:4])
+    assert chance_reciprocal_rank(ranks) == pytest.approx(np.full(4, (1 / np.arange(1, 51)).mean()))
+
+
 def test_constant_embeddings_score_as_chance():
     keys = np.random.default_rng(0).integers(0, 60, 300)
     same = np.full((300, 512), 0.317)
     ranks = rank_embeddings(same, same, keys, keys)
     for k in (1, 5, 10):
         assert recall_at_k(ranks, k) == pytest.approx(chance_recall_at_k(ranks, k))
+    assert reciprocal_rank(ranks) == pytest.approx(chance_reciprocal_rank(ranks))
     assert median_rank(ranks) >= chance_median_rank(ranks)  # an expected rank is never flattered by ties
     single = rank_embeddings(same, same, np.arange(300), np.arange(300))
     assert median_rank(single) == chance_median_rank(single) == 150.5

@@ -4,12 +4,15 @@ import json
 
 import pytest
 
+from deepcoro.training.board import Board
 from deepcoro.training.validation import (
     drop_results_after,
     is_due,
     note_best,
+    post_results,
     read_results,
     steps_to_keep,
+    unposted_steps,
     write_result,
 )
 
@@ -37,9 +40,9 @@ def test_when_it_is_due(tiny_config, every, due):
     assert [step for step in range(11) if is_due(config, step)] == due
 
 
-def test_results_come_back_in_the_order_of_steps_and_rolled_back_ones_go(tmp_path):
+def test_results_come_back_in_the_order_of_steps_and_rolled_back_ones_go(tmp_path, tiny_config):
     for step in (100, 20, 3):
-        write_result(tmp_path, step, {METRIC: step / 100})
+        write_result(tmp_path, step, {METRIC: step / 100}, 1.0, tiny_config())
     assert list(read_results(tmp_path).items()) == [(3, {METRIC: 0.03}), (20, {METRIC: 0.2}), (100, {METRIC: 1.0})]
     drop_results_after(tmp_path, 20)
     assert list(read_results(tmp_path)) == [3, 20]
@@ -52,7 +55,7 @@ def test_the_best_is_among_the_checkpoints_that_are_there_and_the_first_of_equal
     config = tiny_config(f"training.best_metric={METRIC}", f"training.best_mode={mode}", "training.evaluate_every=10")
     saved(20, 30, 40)
     for step, value in {10: 0.9, 20: 0.5, 30: 0.1, 40: 0.5}.items():  # 10 was the best, and is gone
-        write_result(tmp_path, step, {METRIC: value})
+        write_result(tmp_path, step, {METRIC: value}, 1.0, config)
     assert note_best(tmp_path, config) == best
     assert json.loads((tmp_path / "best.json").read_text()) == {
         "step": best,
@@ -64,7 +67,7 @@ def test_the_best_is_among_the_checkpoints_that_are_there_and_the_first_of_equal
 def test_checkpoints_that_wait_for_their_validation_stay(tmp_path, tiny_config, saved):
     config = tiny_config(f"training.best_metric={METRIC}", "training.evaluate_every=2")
     saved(1, 2, 4, 6, 8)
-    write_result(tmp_path, 2, {METRIC: 0.5})
+    write_result(tmp_path, 2, {METRIC: 0.5}, 1.0, config)
     assert steps_to_keep(tmp_path, config) == {2, 6, 8}
     assert steps_to_keep(tmp_path, tiny_config("training.evaluate_every=2")) == set()
 
@@ -72,5 +75,21 @@ def test_checkpoints_that_wait_for_their_validation_stay(tmp_path, tiny_config, 
 def test_a_metric_that_nobody_reports_makes_nothing_the_best(tmp_path, tiny_config, saved):
     config = tiny_config("training.best_metric=no/such")
     saved(10)
-    write_result(tmp_path, 10, {METRIC: 0.5})
+    write_result(tmp_path, 10, {METRIC: 0.5}, 1.0, config)
+    assert "'no/such' is none of the metrics: retrieval/mrr" in (tmp_path / "problems.jsonl").read_text()
     assert note_best(tmp_path, config) is None and not (tmp_path / "best.json").exists()
+
+
+def test_what_was_validated_beside_the_run_reaches_the_board_once(tmp_path, tiny_config):
+    config = tiny_config("training.evaluate_every=2")
+    board = Board(tmp_path, 1)
+    for step in (2, 4):
+        write_result(tmp_path, step, {METRIC: step / 10}, 1.5, config)
+    assert unposted_steps(tmp_path) == [2, 4]
+    post_results(board, tmp_path, config, [2])
+    assert unposted_steps(tmp_path) == [4]
+    post_results(board, tmp_path, config, unposted_steps(tmp_path))
+    assert post_results(board, tmp_path, config, [6]) == [6]  # not over yet
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["validation/retrieval/mrr"]) for line in lines] == [(2, 0.2), (4, 0.4)]
+    assert unposted_steps(tmp_path) == []

@@ -1,0 +1,111 @@
+"""Captioning metrics of a split: what the written reports say, beside the constants, the tree oracle and the nearest
+neighbour."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepcoro.evaluation.baselines import Baseline, Constants, measure_constants
+from deepcoro.evaluation.intervals import Interval, mean_interval, ratio_interval
+from deepcoro.evaluation.neighbours import Neighbours
+from deepcoro.evaluation.report import Metric
+from deepcoro.evaluation.rows import Columns
+from deepcoro.evaluation.truth import Truth
+from deepcoro.metrics.findings import (
+    FindingCounts,
+    count_findings,
+    ratio,
+    segments_in_view,
+    significant_segments,
+    tree_matches,
+)
+from deepcoro.metrics.text import exact_matches
+from deepcoro.reports.grammar import parse_report
+from deepcoro.reports.vocabulary import SEGMENTS
+
+
+def measure_captioning(
+    generated: Sequence[str],
+    truth: Truth,
+    constants: Constants | None,
+    neighbours: Neighbours | None,
+    video: NDArray[np.float32] | None,
+    num_resamples: int,
+) -> tuple[dict[str, Metric], Columns]:
+    """Metrics ``captioning/...`` of the rows of ``truth``, all of which have a text, and their values by row.
+
+    Args:
+        generated: [B] texts.
+        neighbours, video: for the nearest neighbour: [B, E] embeddings, and the training units to look among.
+    """
+    texts, trees = [text for text in truth.texts if text is not None], truth.trees
+    parsed = [parse_report(text) for text in generated]
+    true, in_view = significant_segments(truth.findings), segments_in_view(trees, truth.dominances)
+    counts = count_findings(true, significant_segments([p.findings for p in parsed]), in_view)
+    baselines: dict[str, Baseline] = {}
+    if constants is not None:
+        baselines = measure_constants(constants, texts, trees, true, in_view)
+
+    def mean(values: NDArray) -> Interval:
+        kept = ~np.isnan(values)
+        return mean_interval(values[kept], truth.patients[kept], num_resamples=num_resamples)
+
+    columns: Columns = {
+        "captioning/exact_match": exact_matches(texts, generated).astype(float),
+        "captioning/tree_accuracy": _trees_right(trees, [p.tree for p in parsed]),
+        "captioning/readable": np.array([float(not p.unread) for p in parsed]),
+        "captioning/true_positives": counts.true_positives.sum(axis=1).astype(float),
+        "captioning/false_positives": counts.false_positives.sum(axis=1).astype(float),
+        "captioning/false_negatives": counts.false_negatives.sum(axis=1).astype(float),
+    }
+    exact = mean(columns["captioning/exact_match"])
+    f1 = ratio_interval(*counts.f1_terms, truth.patients, num_resamples=num_resamples)
+    metrics = {"captioning/exact_match": Metric.of(exact, baselines.get("exact_match"))}
+    if not np.isnan(columns["captioning/tree_accuracy"]).all():
+        named = mean(columns["captioning/tree_accuracy"])
+        metrics["captioning/tree_accuracy"] = Metric.of(named, baselines.get("tree_accuracy"))
+    metrics["captioning/finding_f1"] = Metric.of(f1, baselines.get("finding_f1"))
+    for name, terms in (("precision", counts.precision_terms), ("recall", counts.recall_terms)):
+        if terms[1].sum() > 0:
+            interval = ratio_interval(*terms, truth.patients, num_resamples=num_resamples)
+            metrics[f"captioning/finding_{name}"] = Metric.of(interval)
+    if "finding_f1_tree_oracle" in baselines:
+        oracle = baselines["finding_f1_tree_oracle"]
+        metrics["captioning/finding_f1_beside_tree_oracle"] = Metric.of(f1, Baseline(oracle.value, "tree oracle"))
+    if neighbours is not None and video is not None:
+        nearest = neighbours.nearest(video)
+        name = f"nearest of {len(neighbours.texts)}"
+        looked_up = float(exact_matches(texts, [neighbours.texts[i] for i in nearest]).mean())
+        looked_up_f1 = ratio(*count_findings(true, neighbours.significant[nearest], in_view).f1_terms)
+        metrics["captioning/exact_match_beside_nearest_neighbour"] = Metric.of(exact, Baseline(looked_up, name))
+        metrics["captioning/finding_f1_beside_nearest_neighbour"] = Metric.of(f1, Baseline(looked_up_f1, name))
+    metrics |= _by_segment(counts, in_view, truth.patients, num_resamples)
+    metrics["captioning/readable"] = Metric.of(mean(columns["captioning/readable"]))
+    return metrics, columns
+
+
+def _trees_right(trees: Sequence[str | None], named: Sequence[str | None]) -> NDArray[np.float64]:
+    """1 or 0, and NaN where the tree in view is unknown."""
+    right = np.full(len(trees), np.nan)
+    known = [row for row, tree in enumerate(trees) if tree is not None]
+    if known:
+        right[known] = tree_matches([trees[row] for row in known], [named[row] for row in known])
+    return right
+
+
+def _by_segment(
+    counts: FindingCounts, in_view: NDArray[np.bool_], patients: np.ndarray, num_resamples: int
+) -> dict[str, Metric]:
+    metrics = {}
+    for place, segment in enumerate(SEGMENTS):
+        hits, missed = counts.true_positives[:, place], counts.false_negatives[:, place]
+        diseased = int((hits | missed).sum())
+        if diseased:  # a segment nobody has a lesion in has no F1
+            said = 2.0 * hits + missed + counts.false_positives[:, place]
+            always = Baseline(2 * diseased / (diseased + int(in_view[:, place].sum())), "always said")
+            interval = ratio_interval(2.0 * hits, said, patients, num_resamples=num_resamples)
+            metrics[f"captioning/finding_f1/{segment}"] = Metric.of(interval, always)
+    return metrics

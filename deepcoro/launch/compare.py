@@ -1,0 +1,152 @@
+"""Two measured runs -> the paired difference of each metric, patient by patient, with its interval."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from deepcoro.errors import DataError, UserError
+from deepcoro.evaluation.intervals import Interval, paired_difference, statistic_interval
+from deepcoro.evaluation.report import Metric, align_columns, interval_text, number_text
+from deepcoro.evaluation.rows import IDS, read_rows
+
+_COUNTS = ("captioning/true_positives", "captioning/false_positives", "captioning/false_negatives")
+_RATIOS = {  # weights of the three counts above and below the line
+    "captioning/finding_f1": ((2, 0, 0), (2, 1, 1)),
+    "captioning/finding_precision": ((1, 0, 0), (1, 1, 0)),
+    "captioning/finding_recall": ((1, 0, 0), (1, 0, 1)),
+}
+
+
+def compare(first: str | Path, second: str | Path, split: str = "val") -> dict[str, Metric]:
+    """Hold two runs against each other on the same patients of ``split``; print the table, return the differences.
+
+    Each metric is of the rows that have a value in both runs. The interval is a bootstrap over patients that draws the
+    same ones for both. Retrieval is measured among all rows that a run could read.
+
+    Returns:
+        By metric, first minus second and its 95% interval.
+
+    Raises:
+        UserError: a run was not measured on the split, or the two share no metric.
+        DataError: they were measured on other units.
+    """
+    runs = (Path(first), Path(second))
+    tables, abouts = zip(*(read_rows(run, split) for run in runs), strict=True)
+    frames = [table.to_pandas().set_index("unit_id") for table in tables]
+    _check_same_units(runs, frames, [about["dataset_fingerprint"] for about in abouts], split)
+    frames[1] = frames[1].loc[frames[0].index]
+
+    notes = []
+    columns = [name for name in frames[0].columns if name in frames[1].columns and name not in IDS]
+    if alone := [name for frame in frames for name in frame.columns if name not in IDS and name not in columns]:
+        notes.append(f"Measured in one of them only: {', '.join(alone)}.")
+    if abouts[0]["reconstruction_of"] != abouts[1]["reconstruction_of"]:
+        columns = [name for name in columns if not name.startswith("masked_modeling/")]
+        notes.append(
+            "Reconstruction is left out, as it was not of the same: "
+            + " and ".join(about["reconstruction_of"] or "none" for about in abouts)
+            + "."
+        )
+    if not columns:
+        raise UserError(" ".join([f"{runs[0]} and {runs[1]} share no metric on {split}.", *notes]))
+
+    rows, differences = [], {}
+    left_out = 0
+    for name, of_name in _metrics_of(columns).items():
+        pair, patients, lost = _shared_rows(frames, of_name, by_study=name.startswith("retrieval/study/"))
+        left_out = max(left_out, lost)
+        if len(patients) == 0:
+            continue
+        values, difference = _difference(name, pair, patients)
+        differences[name] = Metric(difference.value, difference.low, difference.high)
+        rows.append(
+            (
+                name,
+                *map(number_text, (*values, difference.value)),
+                interval_text(difference.low, difference.high),
+                "yes" if difference.excludes(0) else "no",
+            )
+        )
+    header = ("metric", "first", "second", "first - second", "95% interval", "excludes 0")
+    num_patients = frames[0]["patient_id"].nunique()
+    print(f"\nfirst   {runs[0]}, checkpoint {abouts[0]['checkpoint']}")
+    print(f"second  {runs[1]}, checkpoint {abouts[1]['checkpoint']}")
+    print(f"{split}: the same {len(frames[0])} units of {num_patients} patients\n")
+    print(align_columns(header, rows, (False, True, True, True, True, False)) + "\n")
+    if left_out:
+        notes.append(f"Up to {left_out} units have a value in one of them only and count for neither.")
+    notes.append(
+        f"Of {len(rows)} intervals, one in twenty would exclude 0 by chance. They are over patients: one run of each "
+        "cannot show what another seed would give, so a claim about training needs 3 seeds of each or more."
+    )
+    print("\n".join(notes), flush=True)
+    return differences
+
+
+def _check_same_units(runs: tuple[Path, Path], frames: list[pd.DataFrame], fingerprints: list[str], split: str) -> None:
+    ids = [set(frame.index) for frame in frames]
+    alone = f"{len(ids[0] - ids[1])} units of the first and {len(ids[1] - ids[0])} of the second are not in the other"
+    if fingerprints[0] != fingerprints[1]:
+        raise DataError(
+            f"{runs[0]} and {runs[1]} were measured on other datasets (fingerprints {fingerprints[0][:12]} and "
+            f"{fingerprints[1][:12]}; {alone}); compare runs of one prepared dataset"
+        )
+    if ids[0] != ids[1]:
+        raise DataError(
+            f"{runs[0]} and {runs[1]} were not measured on the same units of {split}: {alone}, of {len(ids[0])} and "
+            f"{len(ids[1])}; compare runs with one data.unit and data.filter"
+        )
+
+
+def _metrics_of(columns: list[str]) -> dict[str, list[str]]:
+    """Metrics that can be had from columns, and those that each needs."""
+    found: dict[str, list[str]] = {}
+    for name in columns:
+        if name in _COUNTS:
+            if all(count in columns for count in _COUNTS):
+                found |= {ratio: list(_COUNTS) for ratio in _RATIOS}
+        elif name.endswith("/rank"):
+            found[name.removesuffix("rank") + "median_rank"] = [name]
+        else:
+            found[name] = [name]
+    return found
+
+
+def _shared_rows(
+    frames: list[pd.DataFrame], columns: list[str], by_study: bool
+) -> tuple[list[NDArray[np.float64]], np.ndarray, int]:
+    """Values [rows, columns] of both runs where both have them, the rows' patients, and in how many rows one has none.
+
+    A study's value stands in each of its rows: with ``by_study`` it is taken once.
+    """
+    has = [frame[columns].notna().all(axis=1) for frame in frames]
+    kept = frames[0].index[has[0] & has[1]]
+    if by_study:
+        kept = kept[~frames[0].loc[kept, "study_id"].duplicated()]
+    values = [frame.loc[kept, columns].to_numpy(dtype=float) for frame in frames]
+    return values, frames[0].loc[kept, "patient_id"].to_numpy(), int((has[0] ^ has[1]).sum())
+
+
+def _difference(
+    name: str, pair: list[NDArray[np.float64]], patients: np.ndarray
+) -> tuple[tuple[float, float], Interval]:
+    """The metric in both runs, and first minus second."""
+    if name.endswith("/median_rank"):
+        ranks = [values[:, 0] for values in pair]
+        interval = statistic_interval(_difference_of_medians, ranks, patients)
+        return (float(np.median(ranks[0])), float(np.median(ranks[1]))), interval
+    if name in _RATIOS:
+        above, below = (np.array(weights) for weights in _RATIOS[name])
+        sides = [(values @ above, values @ below) for values in pair]
+    else:
+        sides = [(values[:, 0], np.ones(len(values))) for values in pair]
+    first, second = (float(a.sum() / b.sum()) if b.sum() else float("nan") for a, b in sides)
+    return (first, second), paired_difference(sides[0], sides[1], patients)
+
+
+def _difference_of_medians(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    return float(np.median(first) - np.median(second))

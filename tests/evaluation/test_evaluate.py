@@ -1,0 +1,116 @@
+"""``evaluate`` on a run whose model is as it was born: what it writes, what it counts, which checkpoint it takes."""
+
+import json
+
+import numpy as np
+import pytest
+import ray
+import torch
+
+from deepcoro.data.tables import PreparedDataset
+from deepcoro.errors import CheckpointError
+from deepcoro.evaluation.evaluator import predict_units
+from deepcoro.evaluation.rows import read_rows
+from deepcoro.launch.compare import compare
+from deepcoro.launch.evaluate import evaluate
+from deepcoro.launch.resources import start_ray
+from deepcoro.models.text_encoder import load_tokenizer
+from deepcoro.training.checkpoint import save_checkpoint
+
+LEFT = {"segment": "prox_lad", "stenosis": 80, "occlusion": "none"}
+
+
+@pytest.fixture(scope="module")
+def some_ray():
+    """A Ray for these tests; one that others started stays as it is."""
+    started_here = not ray.is_initialized()
+    start_ray(num_cpus=2)
+    yield
+    if started_here:
+        ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def data(make_dataset, tmp_path_factory):
+    """Eight test studies of two cines, v05 of which is damaged, and two training studies."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    studies = [
+        {"study_id": f"s{n}", "split": "test" if n < 8 else "train", "dominance": "right", "findings": [LEFT] * (n % 2)}
+        for n in range(10)
+    ]
+    videos = [
+        {"video_id": f"v{n:02}", "study_id": f"s{n // 2}", "coronary_tree": ("left", "right")[n % 2]} for n in range(20)
+    ]
+    path = make_dataset(folder, studies, videos)
+    (folder / "videos" / "v05.avi").write_bytes(b"")
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(data, some_ray, tiny_config, tiny_model, text_folder, tmp_path_factory):
+    """A run with checkpoints of steps 3 and 6 of two different models."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    config = tiny_config(f"data.path={data}", "evaluation.batch_size=3", "evaluation.num_resamples=50")
+    load_tokenizer(str(text_folder)).save_pretrained(folder / "tokenizer")
+    for step in (3, 6):
+        save_checkpoint(folder, step, tiny_model(config, step), {"step": step}, config, "made-for-tests", keep=2)
+    return folder
+
+
+def test_every_unit_stands_once_and_the_test_split_is_counted(run, data, capsys):
+    metrics = evaluate(run, "test")
+    table, about = read_rows(run, "test")
+    assert about["checkpoint"] == "6" and about["dataset_fingerprint"] == "made-for-tests"
+    rows = table.to_pylist()
+    assert [row["unit_id"] for row in rows] == [f"v{n:02}" for n in range(16)]
+    assert [row["unit_id"] for row in rows if not row["valid"]] == ["v05"]
+    assert metrics["data/valid_share"].value == 15 / 16
+    frame = table.to_pandas()
+    for name in (
+        "retrieval/report_to_video/recall_at_5",
+        "retrieval/video_to_report/ndcg_at_10",
+        "retrieval/alignment",
+    ):
+        assert frame[name].isna().tolist() == [n == 5 for n in range(16)]
+        assert metrics[name].value == pytest.approx(frame[name].mean())
+    assert metrics["masked_modeling/pixel_mse"].value == pytest.approx(frame["masked_modeling/pixel_mse"].mean())
+    assert metrics["captioning/exact_match_beside_nearest_neighbour"].baseline_name == "nearest of 4"
+    assert "measured on test 1 time (" in capsys.readouterr().out
+
+    earlier = evaluate(run, "test", checkpoint=3, num_neighbours=0)
+    assert "captioning/exact_match_beside_nearest_neighbour" not in earlier
+    assert "measured on test 2 times (" in capsys.readouterr().out
+    lines = [json.loads(line) for line in (run / "test_evaluations.jsonl").read_text().splitlines()]
+    assert [line["checkpoint"] for line in lines] == [6, 3]
+    assert lines[0]["metrics"]["retrieval/alignment"] == pytest.approx(metrics["retrieval/alignment"].value)
+    assert lines[0]["metrics"].keys() == metrics.keys() and lines[0]["time"] <= lines[1]["time"]
+    assert read_rows(run, "test")[1]["checkpoint"] == "3"
+    assert compare(run, run, "test")["retrieval/alignment"].value == 0
+    with pytest.raises(CheckpointError, match="no checkpoint 4"):
+        evaluate(run, "test", checkpoint=4)
+
+
+def test_workers_together_have_every_unit_once_as_one_has(run, data, tiny_config, tiny_model, report_tokenizer):
+    config = tiny_config(f"data.path={data}", "evaluation.batch_size=3")
+    units, model, cpu = PreparedDataset.open(data).units("test"), tiny_model(config), torch.device("cpu")
+    indices = np.arange(16)
+    whole = predict_units(model, config, units, indices, report_tokenizer, cpu)
+    whole.sort(key=lambda record: record["unit"])  # blocks arrive as they are ready
+    assert [record["unit"] for record in whole] == list(range(16))
+    shares = [predict_units(model, config, units, indices[rank::3], report_tokenizer, cpu) for rank in range(3)]
+    assert [len(share) for share in shares] == [6, 5, 5]  # no row is added to make them equal
+    together = sorted((record for share in shares for record in share), key=lambda record: record["unit"])
+    for one, other in zip(whole, together, strict=True):
+        assert one.keys() == other.keys() and one["unit"] == other["unit"]
+        if one["valid"]:
+            np.testing.assert_allclose(one["video_embedding"], other["video_embedding"], atol=1e-5)
+            assert one["reconstruction"] == pytest.approx(other["reconstruction"], abs=1e-5)
+
+
+def test_embedding_alone_gives_the_same_embeddings_and_nothing_else(run, data, tiny_config, tiny_model):
+    config = tiny_config(f"data.path={data}")
+    units, model, cpu = PreparedDataset.open(data).units("train"), tiny_model(config), torch.device("cpu")
+    alone = predict_units(model, config, units, np.arange(4), None, cpu, embed_only=True)
+    assert all(record.keys() == {"unit", "valid", "video_embedding"} for record in alone)
+    lengths = [float(np.linalg.norm(record["video_embedding"])) for record in alone]
+    assert lengths == pytest.approx([1, 1, 1, 1], abs=1e-5)
