@@ -11,6 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import settings
+
+settings.register_profile("any machine", deadline=None)  # no test hangs on how fast this one is
+settings.load_profile("any machine")
 
 REPORTS = (
     "Left coronary tree. Left main: normal. Proximal LAD: 80% stenosis (severe), TIMI 2 flow. LCX: normal.",
