@@ -1,84 +1,308 @@
-"""``deepcoro train|evaluate``: the platform from a terminal. A user's mistake is one message and exit code 2."""
+"""``deepcoro check|show|train|evaluate|compare|generate``: the platform from a terminal.
+
+A user's mistake is one message and exit code 2; a run that cannot go on, or a check that fails, is 1; a run that was
+asked to stop and has saved ends with the code of the signal. What a command needs is imported when it runs, so that
+help comes at once.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import inspect
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 from deepcoro import __version__
 from deepcoro.config import Config, read_yaml
-from deepcoro.errors import ConfigError, DeepCoroError
+from deepcoro.errors import ConfigError, DeepCoroError, RunStopped, TrainingError
+
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+_YAML = (".yaml", ".yml")
+
+
+class _Command(click.Command):
+    """A command whose help keeps the lines of indented paragraphs, which are examples, as they are."""
+
+    def __init__(self, name: str | None, *, help: str | None = None, **kwargs: Any) -> None:
+        paragraphs = inspect.cleandoc(help or "").split("\n\n")
+        kept = "\n\n".join(f"\b\n{text}" if text.startswith("    ") else text for text in paragraphs)
+        super().__init__(name, help=kept, **kwargs)
 
 
 class _Group(click.Group):
     """Turns an error raised on purpose, in any command, into its message."""
 
+    command_class = _Command
+
     def invoke(self, ctx: click.Context) -> object:
-        try:
+        with plain_errors():
             return super().invoke(ctx)
-        except DeepCoroError as error:
-            click.echo(f"error: {error}", err=True)
-            sys.exit(2)
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(__version__)
-def main() -> None:
-    """Train and measure video-language models of coronary angiography."""
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+    """Turn errors raised on purpose into their message on stderr and an exit code; others keep their traceback."""
+    try:
+        yield
+    except RunStopped as stopped:
+        click.echo(str(stopped), err=True)
+        sys.exit(stopped.exit_code)
+    except DeepCoroError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1 if isinstance(error, TrainingError) else 2)
 
 
-@main.command()
-@click.argument("experiment", type=click.Path(path_type=Path))
-@click.argument("assignments", nargs=-1, metavar="[SECTION.FIELD=VALUE]...")
-@click.option("--config", "overlay", type=click.Path(path_type=Path), help="YAML file laid over the experiment.")
-def train(experiment: Path, assignments: Sequence[str], overlay: Path | None) -> None:
-    """Train EXPERIMENT, a Python file with a function `experiment() -> Config`.
-
-    The same name started again goes on where it stood. Any field can be set, for example:
-
-        deepcoro train experiments/multitask.py data.path=data/prepared training.num_steps=2000
-    """
-    run_experiment(load_experiment(experiment), assignments, overlay)
+def _described(command: Callable[..., None]) -> Callable[..., None]:
+    """The arguments that describe a run, behind the experiment."""
+    for wrap in (
+        click.option("--config", "overlay", metavar="FILE", type=click.Path(path_type=Path), help=_OVERLAY_HELP),
+        click.argument("assignments", nargs=-1, metavar="[SECTION.FIELD=VALUE]..."),
+    ):
+        command = wrap(command)
+    return command
 
 
-@main.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option(
+_OVERLAY_HELP = "A YAML of some fields, laid over the experiment; SECTION.FIELD=VALUE is laid over both."
+_dry = click.option(
+    "--dry-run", "dry", is_flag=True, help="Say what it would do, take and cost, and whether it would start."
+)
+_split = click.option(
     "--split", type=click.Choice(["val", "test"]), default="val", show_default=True, help="Patients to measure on."
 )
-def evaluate(run: Path, split: str) -> None:
-    """Measure the newest checkpoint of RUN, a folder such as runs/demo, and print the table."""
+_checkpoint = click.option(
+    "--checkpoint", default="newest", show_default=True, metavar="newest|best|STEP", help="Which one to take."
+)
+_path = click.Path(path_type=Path)
+
+
+@click.group(cls=_Group, context_settings=_SETTINGS)
+@click.version_option(__version__)
+def main() -> None:
+    """Train and measure video-language models of coronary angiography.
+
+    The usual way: `check` that everything works here, `train --dry-run` and then `train` an experiment, `show` how
+    far it is, `evaluate` it on patients it never saw, `compare` it with another run, `generate` reports.
+
+    Exit codes: 0 done; 1 a check failed, or a run cannot go on; 2 a mistake in what was given, told in one message.
+    """
+
+
+@main.command()
+@click.argument("experiment", required=False)
+@_described
+def check(experiment: str | None, assignments: Sequence[str], overlay: Path | None) -> None:
+    """See whether everything that training needs works here.
+
+    Tried, one line each: Ray starts, or the cluster answers; the GPU; the video decoder; a batch of the data; the
+    tokenizer; and on noise the model, its losses, a training step and caption generation. A part that fails says what
+    to do, and the others are tried all the same.
+
+    Alone, a tiny model is tried. With EXPERIMENT (a Python file, or a YAML) it is that one's own, in its own size.
+
+        deepcoro check
+        deepcoro check experiments/multitask.py data.path=/data/prepared resources.use_gpu=true
+
+    Nothing is written. Exit codes: 0 all is well, 1 something failed, 2 a mistake in what was given.
+    """
+    from deepcoro.launch.check import check as try_all
+
+    if experiment is not None and "=" in experiment:  # a field to begin with, of the defaults
+        assignments, experiment = [experiment, *assignments], None
+    config = None
+    if experiment is not None or assignments or overlay is not None:
+        config = described(Config if experiment is None else load_config(experiment), assignments, overlay)
+    sys.exit(0 if try_all(config) else 1)
+
+
+@main.command()
+@click.argument("target")
+def show(target: str) -> None:
+    """Show a config, a run or a prepared dataset.
+
+    TARGET is an experiment, a YAML, a run's folder, or a prepared dataset (a folder or a URI).
+
+        deepcoro show experiments/demo.py       every field that the experiment has, as YAML
+        deepcoro show my.yaml                   the same of a YAML, the fields that it leaves out at their defaults
+        deepcoro show runs/demo                 how far the run is, its checkpoints, losses, metrics and problems
+        deepcoro show data/demo/prepared        how much there is in each split, of what shape, what was left out
+
+    Nothing is written. Exit code 2: TARGET is none of these, or is damaged.
+    """
+    from deepcoro.launch.show import show as describe
+    from deepcoro.launch.show import show_config
+
+    is_config = Path(target).suffix in (".py", *_YAML)
+    click.echo(show_config(load_config(target)()) if is_config else describe(target))
+
+
+@main.command()
+@click.argument("experiment")
+@_described
+@_dry
+def train(experiment: str, assignments: Sequence[str], overlay: Path | None, dry: bool) -> None:
+    """Train an experiment, or go on with it.
+
+    EXPERIMENT is a Python file with a function `experiment() -> Config`, or a YAML of a config.
+
+        deepcoro train experiments/demo.py
+        deepcoro train experiments/multitask.py data.path=/data/prepared name=first training.num_steps=2000
+        deepcoro train experiments/multitask.py --config mine.yaml --dry-run
+
+    Ray starts on this machine, or the cluster that RAY_ADDRESS names is joined. Everything is written to the run's
+    folder, `runs/<name>`: config.yaml, checkpoints/, metrics.jsonl, tensorboard/, problems.jsonl. The same name
+    started again goes on where it stood. Ctrl-C saves a checkpoint first.
+
+    With --dry-run nothing is trained or written: it prints the config, the data after its filter, parameters, epochs,
+    estimates of memory, time and disk, and the resources asked for beside those that are there.
+
+    Exit codes: 0 trained (--dry-run: it would start); 1 the run cannot go on; 2 something given is wrong, or there is
+    too little of the machine; 130 or 143 it was asked to stop, and has saved.
+    """
+    run_experiment(load_config(experiment), assignments, overlay, dry)
+
+
+@main.command()
+@click.argument("run", type=_path)
+@_split
+@_checkpoint
+def evaluate(run: Path, split: str, checkpoint: str) -> None:
+    """Measure a run on patients it never saw.
+
+    RUN is its folder, such as runs/demo. Every unit of the split is measured once, and the table printed.
+
+        deepcoro evaluate runs/demo
+        deepcoro evaluate runs/demo --split test --checkpoint best
+
+    Written to the run's folder: summary.json and summary_<split>.json (each metric with its 95 % interval and its
+    baseline), rows_<split>.parquet (the values of each unit), reports_<split>.jsonl (true and written reports). Choose
+    by val, and look at test once: every look at it is counted in test_evaluations.jsonl.
+
+    Exit code 2: no such run or checkpoint, or the data is not what it was trained on.
+    """
     from deepcoro.launch.evaluate import evaluate as measure
 
-    measure(run, split)
+    measure(run, split=split, checkpoint=checkpoint)
 
 
-def run_experiment(experiment: Callable[[], Config], assignments: Sequence[str], overlay: Path | None = None) -> Path:
-    """Lay ``overlay`` and then ``assignments`` over an experiment, and train it; returns the run's folder."""
+@main.command()
+@click.argument("first", type=_path)
+@click.argument("second", type=_path)
+@_split
+def compare(first: Path, second: Path, split: str) -> None:
+    """Compare two runs on the same patients.
+
+    Prints each metric of FIRST and SECOND, their difference, and its 95 % interval.
+
+        deepcoro evaluate runs/a
+        deepcoro evaluate runs/b
+        deepcoro compare runs/a runs/b
+
+    Both have to be evaluated on the split before. Nothing is written. A difference whose interval excludes 0 is one
+    between these two trained models; whether it comes from what was changed, only runs with other seeds can show.
+
+    Exit code 2: one of them was not evaluated on the split, or on other units than the other.
+    """
+    from deepcoro.launch.compare import compare as hold_against
+
+    hold_against(first, second, split)
+
+
+@main.command()
+@click.argument("run", type=_path)
+@click.option("--study", required=True, metavar="ID", help="Its study_id in the prepared dataset.")
+@click.option(
+    "--split",
+    type=click.Choice(["train", "val", "test", "any"]),
+    default="any",
+    show_default=True,
+    help="Where the study has to stand; in train, the model has seen it.",
+)
+@_checkpoint
+def generate(run: Path, study: str, split: str, checkpoint: str) -> None:
+    """Write reports for one study.
+
+    The model of RUN writes them, and they are printed beside the true ones.
+
+        deepcoro generate runs/demo --study 02c2204d49d3b896fe3bb88c54b238dd
+
+    For each clip of the study (or for the study, where the run was trained on whole ones): its id, the coronary tree
+    in view, the true text if there is one, and the written one. Nothing is written to disk.
+
+    Exit code 2: no such run, checkpoint or study (the nearest ids are named), or the run was trained without
+    captioning.
+    """
+    from deepcoro.launch.generate import generate as write
+
+    write(run, study, split=None if split == "any" else split, checkpoint=checkpoint)
+
+
+def run_experiment(
+    experiment: Callable[[], Config], assignments: Sequence[str], overlay: Path | None = None, dry: bool = False
+) -> Path:
+    """Lay ``overlay`` and then ``assignments`` over an experiment, and train it; returns the run's folder.
+
+    Args:
+        dry: only say what it would do.
+
+    Raises:
+        ConfigError: with ``dry``, for whatever would keep it from starting.
+    """
+    config = described(experiment, assignments, overlay)
+    if dry:
+        from deepcoro.launch.dry_run import dry_run
+        from deepcoro.launch.train import run_folder
+
+        if problems := dry_run(config):
+            raise ConfigError("\n".join(problems))
+        return run_folder(config)
     from deepcoro.launch.train import train as start
 
-    config = experiment()
-    if overlay is not None:
-        config = config.merge(read_yaml(overlay))
-    return start(config.override(assignments))
+    return start(config)
+
+
+def described(experiment: Callable[[], Config], assignments: Sequence[str], overlay: Path | None) -> Config:
+    """An experiment with a YAML and then assignments laid over it; in a job that was given an id, of that name."""
+    from deepcoro.launch.paths import named_after_job
+
+    config, laid = experiment(), {} if overlay is None else read_yaml(overlay)
+    if not isinstance(config, Config):
+        raise ConfigError(f"experiment() must return a deepcoro.Config, and returned {type(config).__name__}")
+    named = "name" in laid or any(assignment.startswith("name=") for assignment in assignments)
+    return named_after_job(config.merge(laid).override(assignments), named)
+
+
+def load_config(target: str) -> Callable[[], Config]:
+    """What makes the config of a Python file or a YAML."""
+    path = Path(target)
+    return (lambda: Config.load(path)) if path.suffix in _YAML else load_experiment(path)
 
 
 def load_experiment(path: Path) -> Callable[[], Config]:
     """The ``experiment`` function of a Python file.
 
     Raises:
-        ConfigError: no such file, or no such function in it.
+        ConfigError: no such file, no such function in it, or it cannot be run.
     """
     if not path.is_file():
         raise ConfigError(f"there is no experiment {path}; give a Python file with a function experiment() -> Config")
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{path} is no Python file; give one with a function experiment() -> Config, or a YAML")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except DeepCoroError:
+        raise
+    except Exception as error:  # whatever the user's own code raises
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        at = f", line {lines[-1]}" if lines else ""
+        raise ConfigError(f"{path}{at}: {type(error).__name__}: {error}") from error
     if not callable(getattr(module, "experiment", None)):
         raise ConfigError(f"{path} has no function experiment() -> Config")
     return module.experiment
@@ -87,14 +311,11 @@ def load_experiment(path: Path) -> Callable[[], Config]:
 def experiment_main(experiment: Callable[[], Config]) -> None:
     """What ``python experiments/NAME.py`` does: the same as ``deepcoro train experiments/NAME.py``."""
 
-    @click.command(help=sys.modules[experiment.__module__].__doc__, context_settings={"max_content_width": 110})
-    @click.argument("assignments", nargs=-1, metavar="[SECTION.FIELD=VALUE]...")
-    @click.option("--config", "overlay", type=click.Path(path_type=Path), help="YAML file laid over the experiment.")
-    def command(assignments: Sequence[str], overlay: Path | None) -> None:
-        try:
-            run_experiment(experiment, assignments, overlay)
-        except DeepCoroError as error:
-            click.echo(f"error: {error}", err=True)
-            sys.exit(2)
+    @click.command(cls=_Command, help=sys.modules[experiment.__module__].__doc__, context_settings=_SETTINGS)
+    @_described
+    @_dry
+    def command(assignments: Sequence[str], overlay: Path | None, dry: bool) -> None:
+        with plain_errors():
+            run_experiment(experiment, assignments, overlay, dry)
 
     command()

@@ -54,20 +54,22 @@ def from_seed_keys(values: dict[str, Any]) -> dict[str, Any]:
     """Translate flat keys to sections; keys that are not the seed's stay as they are.
 
     Raises:
-        ConfigError: the file asks for a project, loss or backbone that does not exist here.
+        ConfigError: the file asks for a project, loss or backbone that does not exist here, or gives a section a value.
     """
+    if values.get("model_name") == "mvit":
+        # Said before anything about pretrained, which goes together with it.
+        raise ConfigError(
+            "model_name 'mvit' needs the extra mvit (deepcoro[mvit]), and this version has no such extra: MViT is not "
+            "built yet. Delete model_name and pretrained to use the tubelet transformer, or give a backbone of your "
+            "own as model_name: module:Name"
+        )
     sections: dict[str, Any] = {}
     for key, value in values.items():
         if key in FIXED:
             if value != FIXED[key]:
                 raise ConfigError(f"{key}: only {FIXED[key]!r} exists here, got {value!r}")
-        elif key == "model_name" and value == "mvit":
-            raise ConfigError(
-                "model_name 'mvit' is not built yet: delete model_name and pretrained to use the tubelet transformer, "
-                "or give video_encoder.name as module:Name"
-            )
         elif key == "model_name":
-            sections.setdefault("video_encoder", {})["name"] = value
+            _section(sections, "video_encoder")["name"] = value
         elif key == "pretrained":
             if value:
                 raise ConfigError(
@@ -75,9 +77,16 @@ def from_seed_keys(values: dict[str, Any]) -> dict[str, Any]:
                 )
         elif key in SEED_KEYS:
             section, field = SEED_KEYS[key].split(".")
-            sections.setdefault(section, {})[field] = value
+            _section(sections, section)[field] = value
         elif isinstance(value, dict):
-            sections.setdefault(key, {}).update(value)
+            _section(sections, key).update(value)
         else:
             sections[key] = value
     return sections
+
+
+def _section(sections: dict[str, Any], name: str) -> dict[str, Any]:
+    section = sections.setdefault(name, {})
+    if not isinstance(section, dict):
+        raise ConfigError(f"{name} is a section and must hold fields, got {section!r}")
+    return section

@@ -8,9 +8,15 @@ import yaml
 from deepcoro.config import BERT, PUBMEDBERT, Config
 from deepcoro.errors import ConfigError
 
-# Copied from the description of the original training setup, without model_name and pretrained.
-SEED_YAML = """
+# Copied from the description of the original training setup.
+SEED_BACKBONE = """model_name: "mvit"
+pretrained: true
+"""
+SEED_AS_PRINTED = """
+# Model parameters
 pipeline_project: "DeepCORO_multitask"
+model_name: "mvit"
+pretrained: true
 
 # Captioning decoder parameters
 vocab_size: 30522
@@ -52,6 +58,7 @@ loss_weights:
   masked_modeling: 0.1
   distillation: 0.0
 """
+SEED_YAML = SEED_AS_PRINTED.replace(SEED_BACKBONE, "")
 SEED_EXTRAS = """
 use_loss_weight_scheduler: true
 initial_loss_weights:
@@ -158,6 +165,46 @@ def test_the_seeds_flat_yaml_loads_to_the_right_sections(tmp_path):
     assert config.captioning.vocab_size == 30522
     for place, wanted in (DEFAULTS | {"loss.use_scheduler": True}).items():
         assert value_at(config, place) == wanted
+
+
+def test_the_seeds_yaml_as_printed_names_the_extra_that_is_missing_and_the_way_out(tmp_path):
+    path = tmp_path / "seed.yaml"
+    path.write_text(SEED_AS_PRINTED)
+    with pytest.raises(ConfigError, match=r"'mvit' needs the extra mvit.*not built.*Delete model_name and pretrained"):
+        Config.load(path)
+    path.write_text("pretrained: true\nmodel_name: mvit\n")  # whichever stands first
+    with pytest.raises(ConfigError, match="the extra mvit"):
+        Config.load(path)
+    path.write_text(SEED_YAML)  # the way out
+    assert SEED_YAML != SEED_AS_PRINTED and Config.load(path).captioning.vocab_size == 30522
+
+
+def test_a_backbone_of_ones_own_is_a_model_name_too(tmp_path):
+    path = tmp_path / "seed.yaml"
+    path.write_text("model_name: my_models:Encoder\npretrained: false\n")
+    assert Config.load(path).video_encoder.name == "my_models:Encoder"
+
+
+def test_a_section_that_is_given_a_value_is_refused(tmp_path):
+    path = tmp_path / "seed.yaml"
+    path.write_text("masked_modeling: 0.5\nmask_ratio: 0.5\n")
+    with pytest.raises(ConfigError, match=r"masked_modeling is a section.*0\.5"):
+        Config.load(path)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "near"),
+    [
+        ("mvm_decoder_layer", "mvm_decoder_layers"),
+        ("initial_loss_weight", "initial_loss_weights"),
+        ("use_loss_weight_schedular", "use_loss_weight_scheduler"),
+    ],
+)
+def test_a_misspelt_key_of_the_seed_names_the_nearest(tmp_path, wrong, near):
+    path = tmp_path / "seed.yaml"
+    path.write_text(SEED_YAML + f"{wrong}: 1\n")
+    with pytest.raises(ConfigError, match=f"unknown key '{wrong}'; the nearest known is '{near}'"):
+        Config.load(path)
 
 
 def test_every_flat_key_reaches_its_place(tmp_path):

@@ -47,14 +47,15 @@ def start_ray(num_cpus: int | None = None) -> None:
     set_environment()
     if ray.is_initialized():
         return
-    options: dict[str, Any] = {"logging_level": logging.ERROR, "runtime_env": {"env_vars": _environment_of_workers()}}
+    # What Ray's processes say stays in its log files: what matters to a run is in the run's folder, or is raised here.
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    options["runtime_env"] = {"env_vars": _environment_of_workers()}
     address = os.environ.get("RAY_ADDRESS")
     if address and address != "local":
         join(address, options)
         return
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
-    # What Ray's processes say stays in its log files: what matters to a run is in the run's folder, or is raised here.
-    options |= {"include_dashboard": False, "log_to_driver": False, "address": "local"}
+    options |= {"include_dashboard": False, "address": "local"}
     options |= {"object_store_memory": _OBJECT_STORE_BYTES, "num_cpus": num_cpus}
     ray.init(**options)
 

@@ -175,7 +175,7 @@ def run_folder(config: Config) -> Path:
 def resolve(config: Config, dataset: PreparedDataset, units: Units) -> Config:
     """Fill what only the data knows: absolute paths, pixel statistics, and whether there is any report to learn
     from."""
-    data: dict[str, Any] = {"path": dataset.root if "://" in dataset.root else str(Path(dataset.root).resolve())}
+    data: dict[str, Any] = {"path": absolute(dataset.root, "data.path")}
     for key in ("pixel_mean", "pixel_std"):
         if getattr(config.data, key) is None:
             if dataset.card.get(key) is None:

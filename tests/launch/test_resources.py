@@ -1,10 +1,12 @@
 """A run that would wait for ever is refused, with the sum spelled out."""
 
+import json
+
 import pytest
 
 from deepcoro.config import Config
 from deepcoro.errors import ResourceError
-from deepcoro.launch.resources import check_resources, threads_per_worker
+from deepcoro.launch.resources import ENVIRONMENT, check_resources, start_ray, threads_per_worker
 
 
 def with_workers(num_workers, cpus, *assignments):
@@ -42,3 +44,41 @@ def test_threads_are_as_given_or_share_the_machine_with_the_data(monkeypatch):
     assert threads_per_worker(with_workers(2, 1.0)) == 3
     assert threads_per_worker(with_workers(24, 1.0)) == 1
     assert threads_per_worker(with_workers(2, 1.0, "resources.threads_per_worker=3")) == 3
+
+
+@pytest.fixture
+def ray_options(monkeypatch):
+    """Collects what ``ray.init`` is called with."""
+    seen = []
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", lambda **options: seen.append(options))
+    for variable in (*ENVIRONMENT, "RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"):
+        monkeypatch.setenv(variable, "")  # so that it is as it was when the test ends
+        monkeypatch.delenv(variable)
+    return seen
+
+
+@pytest.mark.parametrize("address", [None, "", "local"])
+def test_without_a_cluster_ray_is_started_here(ray_options, monkeypatch, address):
+    if address is not None:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    start_ray(num_cpus=3)
+    assert ray_options[0]["address"] == "local"
+    assert ray_options[0]["num_cpus"] == 3
+
+
+def test_workers_of_a_cluster_get_the_environment_as_it_is_set_here(ray_options, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+    start_ray()
+    (options,) = ray_options
+    assert options["runtime_env"] == {"env_vars": ENVIRONMENT | {"TOKENIZERS_PARALLELISM": "true"}}
+    assert not {"address", "num_cpus", "object_store_memory"} & options.keys()  # Ray takes none of them then
+
+
+def test_what_a_job_sets_is_left_out_since_ray_refuses_it_twice(ray_options, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    job = {"runtime_env": {"env_vars": {"TOKENIZERS_PARALLELISM": "true", "OTHER": "1"}}, "metadata": {}}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(job))
+    start_ray()
+    assert ray_options[0]["runtime_env"]["env_vars"].keys() == ENVIRONMENT.keys() - {"TOKENIZERS_PARALLELISM"}

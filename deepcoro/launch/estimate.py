@@ -1,0 +1,214 @@
+"""What a run will cost, before it is run: parameters, arithmetic, memory, seconds a step.
+
+Parameters are counted on torch's meta device, so that a large model takes no memory. Arithmetic and activations follow
+from the shapes of the transformers that a row goes through, for an encoder built like the ones here; a backbone of the
+user's own may differ.
+
+Letters: n tokens of a row, m tokens that are attended to besides, d width, h width of the feed-forward, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from deepcoro.config import Config
+from deepcoro.data.masking import mask_order
+from deepcoro.losses.multitask import MultitaskLoss
+from deepcoro.models.multitask import MultitaskModel
+from deepcoro.models.text_encoder import TextEncoder
+from deepcoro.training.optim import build_optimizer
+from deepcoro.training.step import train_step
+
+# Floating-point operations a second where nothing can be measured. An A100 does 312e12 in half precision at its peak,
+# and training reaches about a third of that; a core with AVX2 reached 60e9 on the base encoder.
+GPU_RATE = {"bf16": 100e12, "fp16": 100e12, "fp32": 10e12}
+CPU_RATE_PER_THREAD = 50e9
+_TIMED_STEPS = 2
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One transformer on one row of a batch.
+
+    Args:
+        clips: how often it runs for the row, each time by itself.
+        memory, memory_width: m and width of what it attends to besides its own tokens.
+        outside: multiply-adds of the layers before and after its blocks, a row.
+        vocabulary: V, where its output is a choice among words.
+    """
+
+    layers: int
+    width: int
+    hidden: int
+    tokens: int
+    clips: int = 1
+    memory: int = 0
+    memory_width: int = 0
+    outside: int = 0
+    vocabulary: int = 0
+
+    @property
+    def forward_flops(self) -> float:
+        """Operations of the matrix products: a multiply-add is two. Attention counts whole where it is causal too."""
+        n, m, d = self.tokens, self.memory, self.width
+        block = n * (4 * d * d + 2 * d * self.hidden) + 2 * n * n * d
+        if m:
+            block += 2 * n * d * d + 2 * m * self.memory_width * d + 2 * n * m * d
+        return 2.0 * self.clips * (self.layers * block + self.outside + n * d * self.vocabulary)
+
+    @property
+    def saved_values(self) -> float:
+        """Numbers that the backward pass needs: of a block the inputs of its norms and products, queries, keys, values
+        and what attention gives (after 2205.05198, section 4.1, with attention that keeps no n x n matrix)."""
+        n, m, d = self.tokens, self.memory, self.width
+        block = n * (9 * d + 2 * self.hidden)
+        if m:
+            block += 5 * n * d + 2 * m * d
+        return float(self.clips * (self.layers * block + 3 * n * self.vocabulary))
+
+
+def passes(config: Config, model: MultitaskModel, text_tokens: int) -> list[Pass]:
+    """The transformers that a row with a text of ``text_tokens`` goes through in a training step."""
+    encoder, captioning, masked = config.video_encoder, config.captioning, config.masked_modeling
+    assert encoder.width is not None and encoder.depth is not None
+    d, depth, views, n = encoder.width, encoder.depth, config.data.num_videos, config.num_tokens
+    pixels = math.prod(encoder.tubelet)
+    found = []
+    if config.needs_text:
+        found.append(Pass(depth, d, 4 * d, n, views, outside=n * pixels * d))
+    if model.text_encoder is not None:
+        about: Any = model.text_encoder.transformer.config
+        width = model.text_encoder.width
+        hidden = getattr(about, "intermediate_size", 4 * width)
+        found.append(Pass(getattr(about, "num_hidden_layers", 12), width, hidden, text_tokens))
+    if model.captioning_decoder is not None:
+        assert captioning.vocab_size is not None
+        shape = (captioning.num_layers, captioning.hidden_size, captioning.intermediate_size, text_tokens - 1)
+        found.append(Pass(*shape, memory=views * n, memory_width=d, vocabulary=captioning.vocab_size))
+    if model.masked_video_modeling is not None:
+        k, width = config.num_visible, masked.decoder_hidden_size
+        found.append(Pass(depth, d, 4 * d, k, views, outside=k * pixels * d))
+        outside = k * d * width + (n - k) * width * pixels
+        found.append(Pass(masked.decoder_layers, width, 4 * width, n, views, outside=outside))
+    return found
+
+
+def step_flops(found: list[Pass], rows: int) -> float:
+    """Operations of a training step on ``rows``: the backward pass costs twice the forward one."""
+    return 3 * rows * sum(part.forward_flops for part in found)
+
+
+def activation_bytes(found: list[Pass], rows: int, precision: str) -> float:
+    """Bytes of what a forward pass on ``rows`` keeps for the backward one. A rough estimate: under autocast norms and
+    residuals stay in 32 bits, and kernels differ in what they keep."""
+    return rows * sum(part.saved_values for part in found) * (4 if precision == "fp32" else 3)
+
+
+def state_bytes(model: nn.Module, precision: str, num_workers: int) -> dict[str, float]:
+    """Bytes that weights and what belongs to each of them take in a worker: gradients, the two moments of AdamW, the
+    16-bit copies of autocast, and the buckets in which workers exchange gradients."""
+    every = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    parts = {"weights": 4.0 * every, "gradients": 4.0 * trained, "optimizer": 8.0 * trained}
+    if precision != "fp32":
+        parts["16-bit copies"] = 2.0 * every
+    if num_workers > 1:
+        parts["exchange"] = 4.0 * trained
+    return parts
+
+
+class _Weightless(TorchFunctionMode):
+    """Lets modules make their parameters, and only those, on the meta device: code that computes with small tensors
+    while a module is made goes on to work, which ``torch.device("meta")`` would break."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.empty and kwargs.get("device") is None:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
+
+
+def empty_model(config: Config) -> MultitaskModel:
+    """The model of a config without its weights: shapes and counts can be read from it, nothing computed.
+
+    Raises:
+        ConfigError: no such video encoder.
+    """
+    with _Weightless():
+        return MultitaskModel(config, _random_text_encoder(config))
+
+
+def _random_text_encoder(config: Config) -> TextEncoder | None:
+    return TextEncoder.from_config(config.text_encoder.source) if config.loss.is_used("contrastive") else None
+
+
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """Parameters by component, those of a few numbers left out."""
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    return {name: number for name, number in counts.items() if number}
+
+
+def synthetic_batch(config: Config, rows: int, text_tokens: int, device: torch.device) -> dict[str, Any]:
+    """A Batch of noise in the shapes that a step takes, all of it valid; always the same."""
+    chance = torch.Generator().manual_seed(0)
+    data, views = config.data, config.data.num_videos
+    orders = [
+        mask_order(config.masked_modeling.strategy, config.grid, np.random.default_rng(number))
+        for number in range(rows * views)
+    ]
+    shape = (rows, views, data.num_frames, data.frame_size, data.frame_size)
+    batch: dict[str, Any] = {
+        "clip": torch.randint(0, 256, shape, generator=chance, dtype=torch.uint8),
+        "valid": torch.ones(rows, views, dtype=torch.bool),
+        "mask_order": torch.from_numpy(np.stack(orders).astype(np.int64)).view(rows, views, -1),
+        "has_report": torch.full((rows,), config.needs_text),
+        "report_key": torch.arange(1, rows + 1),
+    }
+    if config.needs_text:
+        assert config.captioning.vocab_size is not None
+        batch |= {
+            "input_ids": torch.randint(0, config.captioning.vocab_size, (rows, text_tokens), generator=chance),
+            "text_length": torch.full((rows,), text_tokens),
+            "prefix_length": torch.ones(rows, dtype=torch.long),
+        }
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def loss_of(config: Config) -> MultitaskLoss:
+    """The losses as a config describes them."""
+    part = config.captioning
+    weights = config.loss.weights.model_dump()
+    return MultitaskLoss(weights, config.contrastive.loss_type, part.label_smoothing, part.ignore_index)
+
+
+def time_step(config: Config, rows: int, text_tokens: int, device: torch.device, threads: int) -> float:
+    """Seconds of a training step on ``rows`` of noise, with weights at random; the better of two after a warm-up."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        model = MultitaskModel(config, _random_text_encoder(config)).to(device).train()
+        optimizer = build_optimizer(model, config.optim)
+        batch, loss = synthetic_batch(config, rows, text_tokens, device), loss_of(config)
+        weights: Mapping[str, float] = (
+            config.loss.final.model_dump() if config.loss.use_scheduler else loss.loss_weights
+        )
+        scaler = torch.amp.GradScaler(device.type) if config.training.precision == "fp16" else None
+        seconds = []
+        for _ in range(1 + _TIMED_STEPS):
+            begin = time.perf_counter()
+            train_step(
+                model, loss, optimizer, [batch], weights, config.num_visible, config.training.precision, scaler
+            ).total.item()  # waits for a GPU
+            seconds.append(time.perf_counter() - begin)
+        return min(seconds[1:])
+    finally:
+        torch.set_num_threads(before)
