@@ -253,7 +253,7 @@ class EvaluationConfig(Section):
 class Config(Section):
     """A whole run. ``Config()`` is the real experiment with the seed's defaults."""
 
-    flat_keys: ClassVar[Iterable[str]] = SEED_KEYS  # accepted in a YAML without sections
+    flat_keys: ClassVar[Mapping[str, str]] = SEED_KEYS  # accepted in a YAML without sections
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "multitask"
     root: str = "runs"  # folder or URI under which the run's folder lies
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -31,7 +31,7 @@ class Section(BaseModel, metaclass=_SpeaksPlainly):
     """A frozen group of fields that refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-    flat_keys: ClassVar[Iterable[str]] = ()  # keys that are also accepted, outside any field
+    flat_keys: ClassVar[Mapping[str, str]] = {}  # keys that are also accepted, and the fields they stand for
 
 
 def _explain(error: ValidationError, section: type[Section]) -> str:
@@ -54,7 +54,8 @@ def _nearest(key: str, section: type[Section]) -> str:
     for path in _field_paths(section):
         names.setdefault(path.split(".")[-1], path)
         names[path] = path
-    names |= {flat: flat for flat in section.flat_keys if flat not in names}
+    flat = {key: path if path.endswith(f".{key}") else key for key, path in section.flat_keys.items()}
+    names = names | flat if "." not in key else flat | names  # a key without a section is more likely a flat one
     return names[difflib.get_close_matches(key, names, n=1, cutoff=0.0)[0]]
 
 

@@ -242,7 +242,7 @@ def _seconds_per_step(plan: _Plan, flops: float) -> tuple[float, str]:
         seconds = time_step(config, config.micro_batch_size, plan.text_tokens, device, threads)
         on = torch.cuda.get_device_name(device) if use_gpu else f"this CPU with {threads} thread(s)"
         return times * seconds, f"measured on {on}, with noise for data"
-    on = "a GPU" if use_gpu else f"{threads} thread(s)"
+    on = "a GPU like an A100" if use_gpu else f"{threads} thread(s)"
     return times * flops / rate, f"from {times * flops:.3g} operations at {rate:.3g} a second on {on}: not measured"
 
 

@@ -33,7 +33,7 @@ def hold(run: Path) -> Iterator[None]:
     run.mkdir(parents=True, exist_ok=True)
     lock = FileLock(run / ".lock")
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=1)  # somebody who only asks whether it is held has it for a moment
     except Timeout:
         raise ResourceError(
             f"{run} is being trained already, by {_holder(run)}; wait for it, stop it, or give this run another name"

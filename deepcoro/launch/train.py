@@ -71,6 +71,8 @@ def train(config: Config) -> Path:
             f"{run}: {len(units)} training {config.data.unit}s, step {start} of {total}, "
             f"{config.resources.num_workers} {'GPU' if config.resources.use_gpu else 'CPU'} worker(s)"
         )
+        if config.training.precision == "bf16" and not config.resources.use_gpu:
+            say("WARNING: many CPUs are far slower in bf16 than in fp32; consider training.precision=fp32")
         with StopRequests(run) as stop, Progress(run, config):
             _fit(config, run, units, dataset.card.get("fingerprint", ""), startup)
         if late := unposted_steps(run):  # validated beside the workers, after they had ended

@@ -89,7 +89,7 @@ def steps_seen(run):
 
 
 def wait_for_step(process, run, step):
-    give_up = time.monotonic() + 200
+    give_up = time.monotonic() + 300
     while steps_seen(run) < step:
         assert process.poll() is None, (run.parent / "log.txt").read_text()
         assert time.monotonic() < give_up, f"step {step} did not come; at {steps_seen(run)}"
@@ -97,7 +97,7 @@ def wait_for_step(process, run, step):
 
 
 def finish(process, run):
-    assert process.wait(timeout=250) == 0, (run.parent / "log.txt").read_text()
+    assert process.wait(timeout=500) == 0, (run.parent / "log.txt").read_text()
 
 
 def assert_as_undisturbed(run, undisturbed, num_workers=1):
