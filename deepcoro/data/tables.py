@@ -5,7 +5,10 @@ Everything stays in Arrow and numpy columns, so that ten million rows are column
 
 from __future__ import annotations
 
+import ast
 import json
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,53 +16,75 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from pyarrow import fs
 
-from deepcoro.data.schema import SPLITS, STUDIES_SCHEMA, VIDEOS_SCHEMA, check_columns
+from deepcoro.data.schema import SPLITS
+from deepcoro.data.table_files import Tables, locate, read_tables
 from deepcoro.errors import DataError
-from deepcoro.reports.vocabulary import DOMINANCES, SEGMENTS, TREES
+
+# Methods of a column, in a filter, that look at each row for itself: such a filter is worked out piece by piece.
+_ROW_BY_ROW = {"isna", "notna", "isnull", "notnull", "isin", "between", "abs"}
+_ROW_BY_ROW |= {"str", "contains", "startswith", "endswith", "match", "fullmatch", "lower", "upper", "strip", "len"}
+_ROWS_AT_ONCE = 2**18
 
 
 @dataclass(frozen=True)
 class Units:
-    """What the order permutes: unit u is the videos ``offsets[u]:offsets[u+1]``.
+    """What the order permutes: unit u is the videos ``rows[offsets[u]:offsets[u+1]]``.
 
-    ``videos`` and ``studies`` have the columns of the schema; ``study_of_video`` is the row in ``studies`` of each
-    video.
+    Args:
+        tables: of the whole dataset. To another process they go by address where they are large, so that units of any
+            size cost a task nothing but their ``rows``.
+        rows: int32, rows of the table of videos, unit by unit and in acquisition order.
+        offsets: int32; ``None`` where each video is a unit.
     """
 
-    videos: pa.Table
-    studies: pa.Table
-    study_of_video: np.ndarray
-    offsets: np.ndarray
+    tables: Tables
+    rows: np.ndarray
+    offsets: np.ndarray | None
     root: str
     whole_study: bool
 
     def __len__(self) -> int:
-        return len(self.offsets) - 1
+        return len(self.rows) if self.offsets is None else len(self.offsets) - 1
 
     def video_rows(self, unit: int) -> list[dict[str, Any]]:
         """The videos of a unit, in acquisition order."""
-        begin, end = self.offsets[unit], self.offsets[unit + 1]
-        return self.videos.slice(begin, end - begin).to_pylist()
+        begin, end = (unit, unit + 1) if self.offsets is None else self.offsets[unit : unit + 2]
+        return self.tables.videos.read(self.rows[begin:end])
 
     def study_row(self, unit: int) -> dict[str, Any]:
         """The study a unit belongs to."""
-        return self.studies.slice(self.study_of_video[self.offsets[unit]], 1).to_pylist()[0]
+        return self.tables.studies.read(self._study(np.array([unit])))[0]
 
     def has_text(self) -> np.ndarray:
         """Which units have a target text (``text.target_text``), bool, without writing it."""
-        study = self.study_of_video[self.offsets[:-1]]
-        told = pc.fill_null(pc.greater(pc.utf8_length(self.studies["report"]), 0), False).to_numpy()[study]
-        found = pc.is_valid(self.studies["findings"]).to_numpy()[study]
+        study, studies = self._study(), self.studies
+        told = pc.fill_null(pc.greater(pc.binary_length(studies["report"]), 0), False).to_numpy()[study]
+        found = pc.is_valid(studies["findings"]).to_numpy()[study]
         if not self.whole_study:
-            found = found & pc.is_valid(self.videos["coronary_tree"]).to_numpy()
+            found = found & pc.is_valid(self.tables.videos.table["coronary_tree"]).to_numpy()[self.rows]
         return told | found
 
-    def column(self, name: str) -> np.ndarray:
-        """A column of the studies, one value a unit."""
-        return self.studies.column(name).to_numpy()[self.study_of_video[self.offsets[:-1]]]
+    def column(self, name: str, units: np.ndarray | None = None) -> np.ndarray:
+        """A column of the studies, one value a unit; of all units, or of those given."""
+        rows, place = np.unique(self._study(units), return_inverse=True)
+        return self.studies[name].take(pa.array(rows)).to_numpy()[place]
+
+    @property
+    def studies(self) -> pa.Table:
+        """The studies of the whole dataset."""
+        return self.tables.studies.table
+
+    @property
+    def videos(self) -> pa.Table:
+        """The videos unit by unit, made at every call: for a look at small datasets."""
+        return self.tables.videos.table.take(pa.array(self.rows))
+
+    def _study(self, units: np.ndarray | None = None) -> np.ndarray:
+        """Row of the studies of each unit."""
+        first = slice(None) if self.offsets is None else self.offsets[:-1]
+        rows = self.rows[first]
+        return self.tables.study_of_video[rows if units is None else rows[units]]
 
 
 @dataclass(frozen=True)
@@ -67,33 +92,19 @@ class PreparedDataset:
     """The two tables and the card of a prepared dataset."""
 
     root: str
-    studies: pa.Table
-    videos: pa.Table
+    tables: Tables
     card: dict[str, Any]
 
     @classmethod
     def open(cls, path: str) -> PreparedDataset:
-        """Read a prepared dataset from a folder or a URI.
+        """Open a prepared dataset in a folder or at a URI.
 
         Raises:
             DataError: it is not there, a file or a column is missing, a row refers to nothing, a patient is in two
-                splits.
+                splits; or its tables are large and there is no room to map them (``table_files``).
         """
-        try:
-            filesystem, folder = fs.FileSystem.from_uri(path) if "://" in path else (fs.LocalFileSystem(), path)
-        except pa.ArrowException as error:
-            raise DataError(f"data.path {path!r} is no place that can be read: {error}") from error
-        tables = []
-        for name, schema in (("studies.parquet", STUDIES_SCHEMA), ("videos.parquet", VIDEOS_SCHEMA)):
-            where = f"{path}/{name}"
-            try:
-                tables.append(check_columns(pq.read_table(f"{folder}/{name}", filesystem=filesystem), schema, where))
-            except FileNotFoundError:
-                raise DataError(
-                    f"{where} is missing; make a prepared dataset with `python -m data_prep dicom` and set data.path"
-                ) from None
-            except (OSError, ValueError, pa.ArrowException) as error:  # not Parquet, or damaged
-                raise DataError(f"{where} is not a Parquet file, or is damaged: {error}") from error
+        tables = read_tables(path)
+        filesystem, folder = locate(path)
         try:
             with filesystem.open_input_stream(f"{folder}/dataset.json") as stream:
                 card = json.loads(stream.read())
@@ -103,84 +114,111 @@ class PreparedDataset:
             raise DataError(f"{path}/dataset.json cannot be read ({error}); prepare the dataset again") from error
         if not isinstance(card, dict):
             raise DataError(f"{path}/dataset.json must hold a mapping; prepare the dataset again")
-        dataset = cls(path, tables[0], tables[1], card)
-        dataset._check()
-        return dataset
+        return cls(path, tables, card)
 
-    def _check(self) -> None:
-        splits = pc.unique(self.studies["split"]).to_pylist()
-        if unknown := sorted(set(splits) - set(SPLITS)):
-            raise DataError(f"{self.root}/studies.parquet: split must be one of {', '.join(SPLITS)}, got {unknown}")
-        for table, name, column, known in (
-            (self.studies, "studies", "dominance", DOMINANCES),
-            (self.videos, "videos", "coronary_tree", TREES),
-        ):
-            if wrong := set(pc.unique(table[column].drop_null()).to_pylist()) - set(known):
-                raise DataError(f"{self.root}/{name}.parquet: {column} must be one of {known}, got {sorted(wrong)}")
-        found = pc.list_flatten(self.studies["findings"].combine_chunks())
-        if wrong := set(pc.unique(pc.struct_field(found, "segment")).to_pylist()) - set(SEGMENTS):
-            raise DataError(f"{self.root}/studies.parquet: findings name unknown segments {sorted(map(str, wrong))}")
-        sound = pc.and_(pc.greater(self.videos["fps"], 0), pc.greater(self.videos["num_frames"], 0))
-        if not pc.all(sound, min_count=0).as_py():
-            raise DataError(f"{self.root}/videos.parquet: every video needs fps and num_frames above 0")
-        if pc.count_distinct(self.studies["study_id"]).as_py() != self.studies.num_rows:
-            raise DataError(f"{self.root}/studies.parquet: study_id must be unique, and some stand twice")
-        pairs = self.studies.select(["patient_id", "split"]).group_by(["patient_id", "split"]).aggregate([])
-        if pairs.num_rows != pc.count_distinct(self.studies["patient_id"]).as_py():
-            raise DataError(f"{self.root}/studies.parquet: a patient stands in two splits; give each patient one")
-        lost = pc.invert(pc.is_in(self.videos["study_id"], value_set=self.studies["study_id"]))
-        if number := pc.sum(lost).as_py():
-            raise DataError(f"{self.root}/videos.parquet: {number} videos name a study_id that studies.parquet lacks")
+    @property
+    def studies(self) -> pa.Table:
+        """The columns of ``schema.STUDIES_SCHEMA``."""
+        return self.tables.studies.table
+
+    @property
+    def videos(self) -> pa.Table:
+        """The columns of ``schema.VIDEOS_SCHEMA``."""
+        return self.tables.videos.table
 
     def units(self, split: str, unit: str = "video", keep: str | None = None) -> Units:
-        """The units of ``split`` whose rows fulfil the expression ``keep`` (over the columns of both tables).
+        """The units of ``split`` whose rows fulfil the expression ``keep`` (over the columns of both tables): by study
+        in the order of its table, then by acquisition order and id.
 
         Raises:
             DataError: the expression cannot be read, or nothing is left of the split.
         """
-        in_split = self.studies.filter(pc.equal(self.studies["split"], split))
-        row = pc.index_in(self.videos["study_id"], value_set=in_split["study_id"])
-        videos = self.videos.append_column("_study", row).filter(pc.is_valid(row))
+        study_of_video = self.tables.study_of_video
+        wanted = pc.equal(self.studies["split"], split).to_numpy()[study_of_video]
         if keep:
-            videos = videos.filter(pa.array(_fulfils(videos, in_split, keep, self.root)))
-        videos = videos.sort_by(
-            [("_study", "ascending"), ("acquisition_order", "ascending"), ("video_id", "ascending")]
-        )
-        study = videos["_study"].to_numpy()
-        if len(study) == 0:
+            wanted = _fulfils(self.tables, wanted, keep, self.root)
+        rows = self._in_order(np.flatnonzero(wanted).astype(np.int32))
+        if len(rows) == 0:
             counts = ", ".join(f"{n} {s}" for s, n in self.num_studies().items())
             after = f" after data.filter {keep!r}" if keep else ""
             raise DataError(
                 f"{self.root}: split {split!r} is empty{after}, and it is needed; studies by split: {counts}"
             )
-        changes = np.flatnonzero(np.diff(study)) + 1
-        offsets = np.concatenate([[0], changes, [len(study)]]) if unit == "study" else np.arange(len(study) + 1)
-        return Units(
-            videos.drop_columns(["_study"]).combine_chunks(), in_split, study, offsets, self.root, unit == "study"
-        )
+        offsets = None
+        if unit == "study":
+            changes = np.flatnonzero(np.diff(study_of_video[rows])) + 1
+            offsets = np.concatenate([[0], changes, [len(rows)]]).astype(np.int32)
+        return Units(self.tables, rows, offsets, self.root, unit == "study")
 
     def num_studies(self) -> dict[str, int]:
         """Studies by split."""
         counts = {item["values"]: item["counts"] for item in pc.value_counts(self.studies["split"]).to_pylist()}
         return {split: counts.get(split, 0) for split in SPLITS}
 
+    def _in_order(self, rows: np.ndarray) -> np.ndarray:
+        """Rows of the videos by study, acquisition order (unknown ones last) and id. One number holds the first two;
+        ids are compared only where that leaves two videos equal."""
+        order = pc.fill_null(pc.add(self.videos["acquisition_order"].cast(pa.int64()), 2**31), 2**32).to_numpy()[rows]
+        key = self.tables.study_of_video[rows].astype(np.int64) * 2**33 + order
+        if (key[1:] > key[:-1]).all():
+            return rows
+        place = np.argsort(key, kind="stable")
+        rows, key = rows[place], key[place]
+        same = key[1:] == key[:-1]
+        tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
+        if len(tied):
+            ids = self.videos["video_id"].take(pa.array(rows[tied]))
+            by_id = pc.sort_indices(
+                pa.table({"key": key[tied], "id": ids}), sort_keys=[("key", "ascending"), ("id", "ascending")]
+            )
+            rows[tied] = rows[tied][by_id.to_numpy()]
+        return rows
 
-def _fulfils(videos: pa.Table, studies: pa.Table, expression: str, where: str) -> np.ndarray:
-    """Truth [rows of videos] of an expression over the plain columns of both tables."""
-    joined = {
-        name: videos[name] for name in videos.column_names if not pa.types.is_nested(videos.schema.field(name).type)
+
+def _fulfils(tables: Tables, wanted: np.ndarray, expression: str, where: str) -> np.ndarray:
+    """Which of the ``wanted`` videos fulfil an expression over the plain columns of both tables, bool [videos]."""
+    columns = {
+        name: source
+        for source in (tables.studies.table, tables.videos.table)  # of a name in both, the video's
+        for name in source.column_names
+        if not pa.types.is_nested(source.schema.field(name).type)
     }
-    index = joined.pop("_study")
-    for name in studies.column_names:
-        if name not in joined and not pa.types.is_nested(studies.schema.field(name).type):
-            joined[name] = studies[name].take(index)
-    frame = pa.table(joined).to_pandas()
+    named = [name for name in columns if re.search(rf"\b{name}\b", expression)]
+    fulfilled = np.zeros(len(wanted), bool)
+    for window in _windows(len(wanted), expression):
+        rows = np.flatnonzero(wanted[window]) + window.start
+        if len(rows) == 0:
+            continue
+        study = pa.array(tables.study_of_video[rows])
+        frame = pd.DataFrame(index=range(len(rows)))
+        for name in named:
+            source = columns[name]
+            if source is tables.studies.table:
+                values = source[name].take(study)
+            else:
+                values = source[name][window].filter(pa.array(wanted[window]))
+            frame[name] = values.to_pandas()
+        try:
+            truth = frame.eval(expression)
+        except Exception as error:  # pandas raises a type of its own for each way an expression can be wrong
+            raise DataError(
+                f"{where}: data.filter {expression!r} cannot be read: {error}; columns are {', '.join(sorted(columns))}"
+            ) from error
+        if not pd.api.types.is_bool_dtype(truth) or np.ndim(truth) != 1:
+            raise DataError(f"{where}: data.filter {expression!r} must be true or false for each row")
+        fulfilled[rows] = np.asarray(truth, bool)
+    return fulfilled
+
+
+def _windows(number: int, expression: str) -> Iterator[slice]:
+    """Pieces of the table in which an expression may be worked out: the whole where it may look at other rows (such as
+    ``lvef > lvef.mean()``), since a piece has another mean."""
     try:
-        truth = frame.eval(expression)
-    except Exception as error:  # pandas raises a type of its own for each way an expression can be wrong
-        raise DataError(
-            f"{where}: data.filter {expression!r} cannot be read: {error}; columns are {', '.join(sorted(joined))}"
-        ) from error
-    if not pd.api.types.is_bool_dtype(truth):
-        raise DataError(f"{where}: data.filter {expression!r} must be true or false for each row")
-    return np.asarray(truth, bool)
+        nodes = list(ast.walk(ast.parse(expression, mode="eval")))
+    except SyntaxError:  # of Python, and perhaps not of pandas, which will say
+        nodes = []
+    attributes = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    calls = [node.func for node in nodes if isinstance(node, ast.Call)]
+    by_row = nodes and attributes <= _ROW_BY_ROW and all(isinstance(call, ast.Attribute) for call in calls)
+    size = _ROWS_AT_ONCE if by_row else max(number, 1)
+    yield from (slice(begin, min(begin + size, number)) for begin in range(0, max(number, 1), size))

@@ -1,21 +1,38 @@
 """Prepared tables -> units: what is refused, what a filter keeps, how studies are grouped."""
 
 import json
+import pickle
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from deepcoro.data.schema import STUDIES_SCHEMA, check_columns
+from deepcoro.data import table_files, tables
+from deepcoro.data.schema import STUDIES_SCHEMA, VIDEOS_SCHEMA, check_columns
 from deepcoro.data.tables import PreparedDataset
 from deepcoro.errors import DataError
 
 
+@pytest.fixture(scope="module", autouse=True, params=["held", "mapped"])
+def place(request, tmp_path_factory):
+    """All tests of this file run on tables in memory, and on tables that are mapped: nobody may see a difference."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "mapped":
+            patch.setattr(table_files, "_IN_MEMORY_BYTES", -1)
+        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("shelf")))
+        yield request.param
+
+
 @pytest.fixture(scope="module")
-def dataset(dataset_folder):
-    return PreparedDataset.open(dataset_folder)
+def dataset(dataset_folder, place):
+    opened = PreparedDataset.open(dataset_folder)
+    assert (opened.tables.source is not None) == (place == "mapped")
+    return opened
 
 
 @pytest.fixture
@@ -51,6 +68,69 @@ def test_a_study_is_a_unit_with_its_videos_in_acquisition_order(dataset):
     assert sorted(ids(units)) == [["v1", "v0"], ["v2"], ["v3"], ["v4", "v5"], ["v6"]]
     assert {tuple(v): units.study_row(u)["study_id"] for u, v in enumerate(ids(units))}["v4", "v5"] == "s3"
     assert sorted(units.column("study_id")) == ["s0", "s1", "s2", "s3", "s4"]
+    assert units.column("study_id", np.array([4, 0, 4])).tolist() == units.column("study_id")[[4, 0, 4]].tolist()
+
+
+def write_tables(folder, studies, videos, **how):
+    """Tables without a single cine on disk; rows name what matters."""
+    folder.mkdir(parents=True, exist_ok=True)
+    study = {"patient_id": "p", "split": "train"}
+    video = {"uri": "x.avi", "num_frames": 9, "height": 8, "width": 8, "fps": 15.0, "partial": False}
+    for name, rows, usual, schema in (
+        ("studies", studies, study, STUDIES_SCHEMA),
+        ("videos", videos, video, VIDEOS_SCHEMA),
+    ):
+        table = pa.Table.from_pylist([usual | row for row in rows], schema=schema)
+        pq.write_table(table, folder / f"{name}.parquet", **how)
+    (folder / "dataset.json").write_text("{}")
+    return str(folder)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    splits=st.lists(st.sampled_from(["train", "val"]), min_size=1, max_size=5),
+    cines=st.lists(
+        st.tuples(st.integers(0, 4), st.sampled_from([None, -(2**31), -1, 0, 1, 2**31 - 1])), min_size=1, max_size=12
+    ),
+    chance=st.randoms(use_true_random=False),
+    rows_at_once=st.integers(1, 4),
+)
+def test_order_of_units_is_study_then_acquisition_then_id(tmp_path, splits, cines, chance, rows_at_once):
+    studies = [{"study_id": f"s{i}", "patient_id": f"p{i}", "split": split} for i, split in enumerate(splits)]
+    names = [f"v{i:02d}" for i in range(len(cines))]
+    chance.shuffle(names)
+    videos = [
+        {"video_id": name, "study_id": f"s{study % len(splits)}", "acquisition_order": order}
+        for name, (study, order) in zip(names, cines)
+    ]
+    opened = PreparedDataset.open(write_tables(tmp_path / "d", studies, videos, row_group_size=rows_at_once))
+    for split in {splits[study % len(splits)] for study, _ in cines}:
+        kept = [v for v in videos if splits[int(v["study_id"][1:])] == split]
+        kept.sort(key=lambda v: (v["study_id"], v["acquisition_order"] is None, v["acquisition_order"], v["video_id"]))
+        assert ids(opened.units(split)) == [[v["video_id"]] for v in kept]
+        by_study = opened.units(split, "study")
+        assert [v for unit in ids(by_study) for v in unit] == [v["video_id"] for v in kept]
+        assert by_study.column("study_id").tolist() == sorted({v["study_id"] for v in kept})
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=6), st.data())
+def test_rows_are_read_across_chunks(sizes, data):
+    lists = [
+        pa.array([[{"a": 10 * c + i}] * i for i in range(size)], pa.list_(pa.struct([("a", pa.int64())])))
+        for c, size in enumerate(sizes)
+    ]
+    table = pa.table(
+        {
+            "number": pa.chunked_array(
+                [pa.array(range(10 * c, 10 * c + len(x)), pa.int64()) for c, x in enumerate(lists)]
+            ),
+            "boxes": pa.chunked_array(lists),
+        }
+    )
+    rows = data.draw(st.lists(st.integers(0, max(0, len(table) - 1)), max_size=8 if len(table) else 0))
+    expected = table.to_pylist()
+    assert table_files.Rows(table).read(np.array(rows, np.int64)) == [expected[row] for row in rows]
 
 
 def test_splits_and_their_numbers(dataset):
@@ -74,6 +154,30 @@ def test_splits_and_their_numbers(dataset):
 )
 def test_a_filter_keeps_what_fulfils_it(dataset, keep, wanted):
     assert {v for [v] in ids(dataset.units("train", keep=keep))} == wanted
+
+
+def test_a_filter_may_look_at_other_rows(dataset):
+    # Of the training cines v0, v1 have 60, v2 has 30: the mean is 50, whatever is held out.
+    assert {v for [v] in ids(dataset.units("train", keep="lvef > lvef.mean()"))} == {"v0", "v1"}
+
+
+@pytest.mark.parametrize(
+    ("keep", "in_pieces"),
+    [
+        ("coronary_tree == 'left' and not partial", True),
+        ("coronary_tree.isna() or acquisition.str.startswith('pc')", True),
+        ("study_id in ['s0', 's3'] and acquisition_order > 1", True),
+        ("lvef > lvef.mean()", False),
+        ("acquisition_order == acquisition_order.max()", False),
+        ("lvef.rank() > 1", False),
+        ("sqrt(lvef) > 5", False),
+    ],
+)
+def test_a_filter_in_pieces_keeps_what_it_keeps_as_a_whole(dataset, monkeypatch, keep, in_pieces):
+    whole = ids(dataset.units("train", keep=keep))
+    monkeypatch.setattr(tables, "_ROWS_AT_ONCE", 2)
+    assert (len(list(tables._windows(9, keep))) > 1) == in_pieces
+    assert ids(dataset.units("train", keep=keep)) == whole
 
 
 def test_a_filter_takes_videos_out_of_studies(dataset):
@@ -130,6 +234,17 @@ def test_a_wrong_type_is_named():
     table = pa.table({"study_id": ["a"], "patient_id": ["p"], "split": ["train"], "lvef": ["good"]})
     with pytest.raises(DataError, match="here: column 'lvef' is string, expected float"):
         check_columns(table, STUDIES_SCHEMA, "here")
+
+
+def test_empty_values_are_counted_over_all_row_groups(tmp_path):
+    studies = [{"study_id": "a"}, {"study_id": "b"}, {"study_id": "c", "patient_id": None}]
+    videos = [{"video_id": "v", "study_id": "a"}]
+    schema = pa.schema([field.with_nullable(True) for field in STUDIES_SCHEMA])
+    folder = Path(write_tables(tmp_path, [{"study_id": "a"}], videos))
+    rows = [{"patient_id": None, "split": "train"} | row for row in studies]
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / "studies.parquet", row_group_size=1)
+    with pytest.raises(DataError, match="column 'patient_id' has 3 empty"):
+        PreparedDataset.open(str(folder))
 
 
 def replace(column, values):
@@ -206,3 +321,11 @@ def test_many_rows_stay_columns(make_dataset, tmp_path):
     units = PreparedDataset.open(str(folder)).units("train", "study")
     assert len(units) == 1
     assert len(units.video_rows(0)) == number
+
+
+def test_units_read_the_same_after_a_journey(dataset):
+    units = dataset.units("train", "study", "not partial")
+    arrived = pickle.loads(pickle.dumps(units, protocol=5))
+    assert [arrived.video_rows(u) for u in range(len(units))] == [units.video_rows(u) for u in range(len(units))]
+    assert [arrived.study_row(u) for u in range(len(units))] == [units.study_row(u) for u in range(len(units))]
+    assert arrived.has_text().tolist() == units.has_text().tolist()
