@@ -54,7 +54,10 @@ def save_checkpoint(
                 shutil.rmtree(run / "checkpoints" / str(old))
     # torch's writer says RuntimeError where the disk is full, and safetensors has an error of its own.
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise SaveError(f"the checkpoint of step {step} could not be written to {run}: {error}") from error
+        free = shutil.disk_usage(run).free / 1e6
+        raise SaveError(
+            f"the checkpoint of step {step} could not be written to {run}, where {free:,.0f} MB are free: {error}"
+        ) from error
     return place
 
 

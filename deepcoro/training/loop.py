@@ -201,7 +201,8 @@ class Worker:
                 self.positions.write(self.step)
                 save_checkpoint(self.run, self.step, self.model, state, self.config, self.fingerprint, keep, protected)
             except (SaveError, OSError) as error:
-                note(self.run, f"{error}. The run goes on from memory; the checkpoint of step {self.saved_step} stays")
+                stays = f"the checkpoint of step {self.saved_step} stays" if self.saved_step else "nothing is saved yet"
+                note(self.run, f"{error}. The run goes on; {stays}")
             else:
                 self.positions.commit(self.step)
                 self.saved_step = self.step
