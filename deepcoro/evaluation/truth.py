@@ -59,7 +59,7 @@ class Truth:
             trees.append(tree)
             dominances.append(study["dominance"])
             statements.append(frozenset([*([tree] if tree else []), *in_view, *unread]))
-        studies, patients = units.column("study_id")[indices], units.column("patient_id")[indices]
+        studies, patients = units.column("study_id", indices), units.column("patient_id", indices)
         return cls(texts, findings, trees, dominances, statements, studies, patients)
 
     def take(self, rows: np.ndarray) -> Truth:

@@ -14,6 +14,7 @@ from deepcoro.errors import ResourceError
 from deepcoro.launch.cluster import join
 from deepcoro.launch.paths import submitted_environment
 
+_STARTS = 3  # of a local Ray, which gives up after 30 s: a machine that is busy for a while is no reason to end
 _OBJECT_STORE_BYTES = 2 * 2**30  # of a local Ray; what is decoded ahead waits there
 
 # Ray's own reporting, and Hugging Face's, stay off; Ray Train looks at its workers often enough that a report costs 0.1
@@ -57,7 +58,14 @@ def start_ray(num_cpus: int | None = None) -> None:
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
     options |= {"include_dashboard": False, "address": "local"}
     options |= {"object_store_memory": _OBJECT_STORE_BYTES, "num_cpus": num_cpus}
-    ray.init(**options)
+    for attempt in range(_STARTS):
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:  # Ray has no class of its own for this
+            if "timed out during startup" not in str(error) or attempt == _STARTS - 1:
+                raise
+            ray.shutdown()
 
 
 def _environment_of_workers() -> dict[str, str]:

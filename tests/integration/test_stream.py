@@ -11,6 +11,7 @@ import ray
 from ray.train import DataConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
+from deepcoro.data import pipeline
 from deepcoro.data.order import Order
 from deepcoro.data.pipeline import iterate, training_dataset
 from deepcoro.data.tables import PreparedDataset
@@ -28,9 +29,13 @@ def record_positions(settings):
         json.dump(seen, stream)
 
 
-@pytest.mark.parametrize(("num_workers", "accumulation", "start"), [(1, 1, 24), (2, 1, 0), (3, 1, 12), (2, 2, 12)])
+@pytest.mark.parametrize(
+    ("num_workers", "accumulation", "start", "most_tasks"),
+    [(1, 1, 24, 1000), (2, 1, 0, 1000), (3, 1, 12, 1000), (2, 2, 12, 1000), (2, 1, 12, 3)],
+    ids=["1 worker", "2 workers", "3 workers", "accumulated", "planned as a long run is"],
+)
 def test_joint_batch_is_the_streams_next_positions(
-    local_ray, phantom, small_config, tmp_path, num_workers, accumulation, start
+    local_ray, phantom, small_config, tmp_path, num_workers, accumulation, start, most_tasks
 ):
     config = small_config(
         tmp_path,
@@ -44,12 +49,17 @@ def test_joint_batch_is_the_streams_next_positions(
     units = dataset.units("train")
     config = resolve(config, dataset, units)
     reference = ray.put(units)
+
+    def stream():  # called in a process of Ray's
+        pipeline._MOST_TASKS = most_tasks
+        return training_dataset(config, reference, None, start)
+
     TorchTrainer(
         record_positions,
         train_loop_config={"micro": config.micro_batch_size, "folder": str(tmp_path)},
         scaling_config=ScalingConfig(num_workers=num_workers, resources_per_worker={"CPU": 0.5}),
         run_config=RunConfig(storage_path=str(tmp_path / "ray"), logging_config=LoggingConfig(log_level="ERROR")),
-        datasets={"train": lambda: training_dataset(config, reference, None, start)},
+        datasets={"train": stream},
         dataset_config=DataConfig(execution_options=ray.data.ExecutionOptions(preserve_order=True)),
     ).fit()
 
