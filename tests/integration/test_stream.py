@@ -31,7 +31,13 @@ def record_positions(settings):
 
 @pytest.mark.parametrize(
     ("num_workers", "accumulation", "start", "most_tasks"),
-    [(1, 1, 24, 1000), (2, 1, 0, 1000), (3, 1, 12, 1000), (2, 2, 12, 1000), (2, 1, 12, 3)],
+    [
+        pytest.param(1, 1, 24, 1000, marks=pytest.mark.long),  # every run holds its batches against the stream too
+        (2, 1, 0, 1000),
+        pytest.param(3, 1, 12, 1000, marks=pytest.mark.long),
+        (2, 2, 12, 1000),
+        (2, 1, 12, 3),
+    ],
     ids=["1 worker", "2 workers", "3 workers", "accumulated", "planned as a long run is"],
 )
 def test_joint_batch_is_the_streams_next_positions(

@@ -192,7 +192,8 @@ def test_two_runs_of_one_name_at_once(local_ray, small_config, tmp_path):
             train(config)
 
 
-@pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("num_workers", [1, 2])
 def test_validation_beside_the_workers_finds_the_best_checkpoint(local_ray, small_config, tmp_path, num_workers):
     config = small_config(
         tmp_path,

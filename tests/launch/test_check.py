@@ -27,6 +27,7 @@ def told(capsys):
     return {row[1]: (row[0], row[2]) for row in rows if row[0] in ("ok", "-", "FAILED")}
 
 
+@pytest.mark.long
 def test_all_is_well_from_outside():
     """What a person types, Ray included."""
     code = "from deepcoro.cli import main; main()"
