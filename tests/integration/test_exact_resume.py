@@ -172,7 +172,6 @@ def test_the_whole_run_killed_at_five_random_moments(undisturbed, start, kill):
     [
         ("RayTrainWorker", 1),
         ("RayTrainWorker", 2),
-        ("MapBatches", 1),  # a data task: Ray runs it again, and no worker notices
         ("SplitCoordinator", 1),  # who deals out the data
     ],
 )
@@ -188,6 +187,22 @@ def test_one_process_of_a_run_killed_at_five_random_moments(undisturbed, start, 
     finish(process, run)
     assert killed == 5
     assert_as_undisturbed(run, reference, num_workers)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_five_data_tasks_killed_at_random_moments(undisturbed, start):
+    """Ray runs them again, and no worker notices. All of this run is decoded in its first seconds."""
+    reference = undisturbed()
+    process, run = start("resources.batches_per_block=1")
+    chance = np.random.default_rng(3)
+    killed = 0
+    for _ in range(5):
+        killed += kill_one(process, "MapBatches")
+        time.sleep(chance.uniform(0, 0.05))
+    finish(process, run)
+    assert killed == 5
+    assert_as_undisturbed(run, reference)
 
 
 def kill_one(process, victim):
