@@ -140,21 +140,9 @@ def kill_everything(process):
         each.kill()
 
 
-def test_killed_once_and_started_again(undisturbed, start):
-    process, run = start()
-    wait_for_step(process, run, 17)
-    kill_launcher(process)
-    process.wait()
-    process, run = start()
-    finish(process, run)
-    assert_as_undisturbed(run, undisturbed())
-
-
-@pytest.mark.long
-@pytest.mark.timeout(1200)
-@pytest.mark.parametrize("kill", [kill_launcher, kill_everything])
-def test_the_whole_run_killed_at_five_random_moments(undisturbed, start, kill):
-    for step, delay in moments(seed=1, number=5):
+def kill_and_finish(start, kill, when):
+    """Start the run, kill it at each of the moments, and let it end; its folder."""
+    for step, delay in when:
         process, run = start()
         wait_for_step(process, run, step)
         time.sleep(delay)
@@ -162,6 +150,19 @@ def test_the_whole_run_killed_at_five_random_moments(undisturbed, start, kill):
         process.wait()
     process, run = start()
     finish(process, run)
+    return run
+
+
+def test_killed_once_and_started_again(undisturbed, start):
+    run = kill_and_finish(start, kill_launcher, [(17, 0.0)])
+    assert_as_undisturbed(run, undisturbed())
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("kill", [kill_launcher, kill_everything])
+def test_the_whole_run_killed_at_five_random_moments(undisturbed, start, kill):
+    run = kill_and_finish(start, kill, moments(seed=1, number=5))
     assert_as_undisturbed(run, undisturbed())
 
 
