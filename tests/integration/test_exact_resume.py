@@ -153,6 +153,7 @@ def kill_and_finish(start, kill, when):
     return run
 
 
+@pytest.mark.timeout(900)
 def test_killed_once_and_started_again(undisturbed, start):
     run = kill_and_finish(start, kill_launcher, [(17, 0.0)])
     assert_as_undisturbed(run, undisturbed())
