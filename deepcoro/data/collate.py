@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def trim_text(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -17,6 +19,8 @@ def trim_text(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def to_torch(rows: dict[str, np.ndarray], device: torch.device) -> dict[str, Any]:
     """Arrays become tensors on ``device``; text columns stay as they are."""
+    import torch  # not above: data workers come by this file, and would start 2 s later each
+
     batch: dict[str, Any] = {}
     for key, values in rows.items():
         if values.dtype.kind in "OUS":

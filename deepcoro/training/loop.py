@@ -181,8 +181,9 @@ class Worker:
             )
         self.throughput.add(views)
         if self.board is not None and (self.step % training.log_every == 0 or self.step == training.num_steps):
-            self._log(self.board, result, rates, weights)
-            self.awaited = validation.post_results(self.board, self.run, config, self.awaited)
+            with self.throughput.telling():
+                self._log(self.board, result, rates, weights)
+                self.awaited = validation.post_results(self.board, self.run, config, self.awaited)
 
     def save(self) -> None:
         """A checkpoint of this step. Where it cannot be written the run says so and goes on, unless it was the last."""
@@ -219,8 +220,9 @@ class Worker:
             return
         begin = time.perf_counter()
         if self.board is not None and self.config.training.pictures and (batch := self.validation.batch_to_draw()):
-            drawn = draw_pictures(self.model, self.config, batch, self.validation.tokenizer)
-            self.board.pictures(self.step, drawn)
+            with self.throughput.telling():
+                drawn = draw_pictures(self.model, self.config, batch, self.validation.tokenizer)
+                self.board.pictures(self.step, drawn)
         if self._asynchronous(self.step):
             self._validate_beside()
             self.awaited.append(self.step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import time
 from collections.abc import Iterator, Mapping
@@ -11,10 +12,12 @@ import torch
 
 
 class Throughput:
-    """Clips per second, share of time spent waiting for data, and peak memory, between two readings."""
+    """Clips per second, share of time spent waiting for data, and peak memory, between two readings; and the share of
+    all time so far that went into telling."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self._began, self._told = time.perf_counter(), 0.0
         self._restart()
 
     def _restart(self) -> None:
@@ -31,6 +34,15 @@ class Throughput:
             self._waited += time.perf_counter() - begin
             yield batch
 
+    @contextlib.contextmanager
+    def telling(self) -> Iterator[None]:
+        """Count the time in here as spent on TensorBoard and logs."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._told += time.perf_counter() - begin
+
     def add(self, clips: int) -> None:
         """Count clips (of all workers) that were trained on."""
         self._clips += clips
@@ -41,6 +53,7 @@ class Throughput:
         scalars = {
             "throughput/clips_per_second": self._clips / seconds,
             "throughput/data_wait_share": self._waited / seconds,
+            "throughput/board_share": self._told / max(time.perf_counter() - self._began, 1e-9),
             "memory/process_peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         }
         if self.device.type == "cuda":

@@ -2,10 +2,11 @@
 
 python -m experiments.bench.overhead [--quick]
 
-Ours is ``launch.train.train`` on a small phantom: data path live, scalars each ten steps, positions checked. The bare
+Ours is ``launch.train.train`` on a small phantom: data path live, scalars each five steps, positions checked. The bare
 loop is a process with the same model, optimizer and number of torch threads, and takes batches of the same stream that
-lie ready in memory. Runs of the two take turns. A reading is the mean over ten steps, as the run's own log has them;
-the ratio is that of the medians of a pair of runs, and its interval is drawn anew from the readings of each run.
+lie ready in memory. The two take turns, five steps each: while one works, the other's process is halted by a signal, so
+that a machine whose speed drifts slows both alike. Ray lives beside both; what it costs the bare loop is measured when
+ours has ended, against the same loop alone.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
+import psutil
 
 from data_prep.dicom.ingest import ingest
 from data_prep.phantom.generate import write_phantom
@@ -27,74 +30,68 @@ from deepcoro.config import Config
 from deepcoro.data.reader import UnitReader
 from deepcoro.data.tables import PreparedDataset
 from deepcoro.models.text_encoder import save_small_text_encoder
-from experiments.bench.paired import machine, print_json
+from experiments.bench.paired import Pairs, machine, print_json
 
-EVERY = 10  # steps a reading
-WARMUP = 2  # readings of each run that do not count
+EVERY = 5  # steps a reading
+WARMUP = 3  # readings of ours that do not count
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="One pair of shorter runs.")
+@click.option("--quick", is_flag=True, help="Fewer pairs.")
 def main(quick: bool) -> None:
     """6.5 million parameters, batch 16, 8 frames of 96x96; the bar is 5 % slower."""
-    num_pairs, num_steps = (1, 40) if quick else (3, 100)
+    num_pairs = 4 if quick else 20
     with tempfile.TemporaryDirectory(prefix="deepcoro-bench-") as folder:
-        config = make_config(Path(folder), num_steps)
-        ours: list[np.ndarray] = []
-        bare: list[np.ndarray] = []
-        logs: list[list[dict[str, float]]] = []
-        starts: list[dict[str, float]] = []
-        for number in range(num_pairs):
-            log, start = train_alone(config.merge({"name": f"run{number}"}), Path(folder))
-            logs.append(log)
-            starts.append(start)
-            ours.append(np.diff([line["time"] for line in log])[WARMUP - 1 :] / EVERY)
-            bare.append(bare_alone(config.merge({"name": f"run{number}"}), Path(folder)))
-            print(f"  pair {number + 1}: loop {np.median(ours[-1]):.3f}, bare {np.median(bare[-1]):.3f} s a step")
+        config = make_config(Path(folder), (WARMUP + num_pairs) * EVERY)
+        file = Path(folder) / "config.yaml"
+        config.save(file)
+        run = Path(config.root) / config.name
+        began = time.time()
+        with start("ours", file, stdout=subprocess.PIPE) as ours:
+            loop = Loop(ours, run)
+            Config.load(run / "config.yaml").save(file)  # resolved, with the tokenizer's size
+            with start("bare", file, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as bare:
+                bare_steps(bare)  # imports, model and warm-up
+                ours_seconds, bare_seconds = [], []
+                for number in range(num_pairs):
+                    ours_seconds.append(loop.steps())
+                    bare_seconds.append(bare_steps(bare))
+                    print(f"  pair {number + 1}: loop {ours_seconds[-1]:.3f}, bare {bare_seconds[-1]:.3f} s a step")
+                loop.worker.resume()
+                imported = json.loads(ours.communicate()[0].splitlines()[-1])["imported"]
+                alone = [bare_steps(bare) for _ in range(max(3, num_pairs // 4))]
+                bare.communicate()
+        lines, phases = read_log(run)
+    phases = {"process and imports": imported - began} | phases
 
-    ratio = float(np.median([np.median(a) / np.median(b) for a, b in zip(ours, bare, strict=True)]))
-    low, high = interval(ours, bare)
-    lines = [line for log in logs for line in log[WARMUP:]]
-    wait = float(np.median([line["throughput/data_wait_share"] for line in lines]))
-    told = [line["throughput/board_share"] for line in lines if "throughput/board_share" in line]
-    print(f"\n{num_pairs} pairs of runs of {num_steps} steps, batch 16, 8 frames of 96x96, {machine()}")
-    print(f"  training loop            {np.median(np.concatenate(ours)):8.3f} s a step")
-    print(f"  bare loop                {np.median(np.concatenate(bare)):8.3f} s a step")
-    print(f"  loop over bare           {ratio:8.3f}   (95% interval {low:.3f} to {high:.3f})")
+    pairs = Pairs(1 / np.array(ours_seconds), 1 / np.array(bare_seconds))
+    low, high = pairs.interval
+    wait = float(np.median([line["throughput/data_wait_share"] for line in lines[WARMUP:]]))
+    board = lines[-1]["throughput/board_share"]
+    without_ray = float(np.median(alone)) / float(np.median(bare_seconds[-len(alone) :]))
+    print(f"\n{num_pairs} pairs of {EVERY} steps, batch 16, 8 frames of 96x96, {machine()}")
+    print(f"  training loop            {np.median(ours_seconds):8.3f} s a step")
+    print(f"  bare loop                {np.median(bare_seconds):8.3f} s a step")
+    print(f"  loop over bare           {pairs.ratio:8.3f}   (95% interval {low:.3f} to {high:.3f})")
+    print(f"  bare without Ray beside  {without_ray:8.3f}   of its time with Ray (one stretch after the other)")
+    print(f"  loop over bare alone     {pairs.ratio / without_ray:8.3f}   (from the two above)")
     print(f"  share waiting for data   {wait:8.3f}")
-    if told:
-        print(f"  share of TensorBoard     {np.median(told):8.4f}")
-    phases = {name: float(np.median([start[name] for start in starts if name in start])) for name in starts[0]}
+    print(f"  share of TensorBoard     {board:8.4f}")
     print("  from the command to the first step, seconds by phase:")
     for name, seconds in phases.items():
         print(f"    {name:22} {seconds:8.2f}")
     figures: dict[str, object] = {
-        "loop_seconds": float(np.median(np.concatenate(ours))),
-        "bare_seconds": float(np.median(np.concatenate(bare))),
+        "loop_seconds": float(np.median(ours_seconds)),
+        "bare_seconds": float(np.median(bare_seconds)),
         "low": low,
         "high": high,
+        "bare_without_ray": without_ray,
+        "ratio_to_bare_without_ray": pairs.ratio / without_ray,
         "data_wait_share": wait,
-        "board_share": float(np.median(told)) if told else None,
+        "board_share": board,
         "startup_seconds": phases,
     }
-    print_json("overhead", ratio, "lower", figures | {"device": machine()})
-
-
-def interval(ours: list[np.ndarray], bare: list[np.ndarray]) -> tuple[float, float]:
-    """95 % bootstrap interval of the ratio: runs are drawn in pairs, and readings within each run."""
-    chance = np.random.default_rng(0)
-    drawn = [
-        np.median(
-            [
-                np.median(chance.choice(ours[pair], len(ours[pair])))
-                / np.median(chance.choice(bare[pair], len(bare[pair])))
-                for pair in chance.integers(0, len(ours), len(ours))
-            ]
-        )
-        for _ in range(2000)
-    ]
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return float(low), float(high)
+    print_json("overhead", pairs.ratio, "lower", figures | {"device": machine()})
 
 
 def make_config(folder: Path, num_steps: int) -> Config:
@@ -134,38 +131,61 @@ def make_config(folder: Path, num_steps: int) -> Config:
     return config
 
 
-def train_alone(config: Config, folder: Path) -> tuple[list[dict[str, float]], dict[str, float]]:
-    """Lines of ``metrics.jsonl`` with losses, and seconds of each phase of the start, of a run in a fresh process."""
-    file = folder / "config.yaml"
-    config.save(file)
-    began = time.time()
-    said = subprocess.run(
-        [sys.executable, "-m", "experiments.bench.overhead_runs", "ours", str(file)],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    imported = json.loads(said.stdout.splitlines()[-1])["imported"]
-    run = Path(config.root) / config.name
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    start = {"process and imports": imported - began}
+def start(which: str, config: Path, **pipes: Any) -> subprocess.Popen[str]:
+    """One of the two runs, in a process of its own; the bare one sees no more threads than a worker of Ray."""
+    environment = os.environ | ({"OMP_NUM_THREADS": "1"} if which == "bare" else {})
+    command = [sys.executable, "-m", "experiments.bench.overhead_runs", which, str(config)]
+    return subprocess.Popen(command, text=True, env=environment, **pipes)
+
+
+class Loop:
+    """The training loop of ours: its worker is halted but for the steps that are asked for."""
+
+    def __init__(self, ours: subprocess.Popen[str], run: Path) -> None:
+        self.ours, self.run, self.num_lines = ours, run, WARMUP
+        self._await_line()
+        family = psutil.Process(ours.pid).children(recursive=True)
+        [self.worker] = [process for process in family if process.name().startswith("ray::RayTrainWor")]
+        self._halt()
+
+    def steps(self) -> float:
+        """Let the worker go on until its log has one line more: seconds a step."""
+        already = self.halted - self.told  # of the next step, done before the halt
+        begin = time.time()
+        self.worker.resume()
+        self.num_lines += 1
+        self._await_line()
+        seconds = already + self.told - begin
+        self._halt()
+        return seconds / EVERY
+
+    def _await_line(self) -> None:
+        while len(lines := read_log(self.run)[0]) < self.num_lines:
+            if self.ours.poll() is not None:
+                raise RuntimeError(f"the run ended with {self.ours.returncode}")
+            time.sleep(0.005)
+        self.told = lines[-1]["time"]
+
+    def _halt(self) -> None:
+        self.worker.suspend()
+        self.halted = time.time()
+
+
+def bare_steps(bare: subprocess.Popen[str]) -> float:
+    """Have the bare loop take its steps: seconds a step."""
+    assert bare.stdin is not None and bare.stdout is not None
+    print(EVERY, file=bare.stdin, flush=True)
+    return float(json.loads(bare.stdout.readline())["seconds"])
+
+
+def read_log(run: Path) -> tuple[list[dict[str, float]], dict[str, float]]:
+    """Lines of ``metrics.jsonl`` with losses, and seconds of each phase of the start."""
+    file, start = run / "metrics.jsonl", {}
+    text = file.read_text() if file.exists() else ""
+    lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
     for line in lines:
         start |= {key.split("/")[1]: value for key, value in line.items() if key.startswith("startup/")}
     return [line for line in lines if "loss/total" in line], start
-
-
-def bare_alone(config: Config, folder: Path) -> np.ndarray:
-    """Seconds a step of each reading of the bare loop in a fresh process, without the warm-up."""
-    file = folder / "config.yaml"
-    (Config.load(Path(config.root) / config.name / "config.yaml")).save(file)  # resolved, with the tokenizer's size
-    said = subprocess.run(
-        [sys.executable, "-m", "experiments.bench.overhead_runs", "bare", str(file)],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    return np.array(json.loads(said.stdout.splitlines()[-1])["seconds"])[WARMUP:]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The two runs that ``experiments.bench.overhead`` compares, each in a process of its own; the last line is JSON.
+"""The two runs that ``experiments.bench.overhead`` compares, each in a process of its own; they answer in JSON.
 
 python -m experiments.bench.overhead_runs ours|bare CONFIG.yaml
 """
@@ -15,17 +15,18 @@ from deepcoro.config import Config
 _BATCHES_HELD = 8
 
 
-def ours(config: Config) -> dict[str, float]:
-    """Train as anybody would, and say when the imports were done."""
+def ours(config: Config) -> None:
+    """Train as anybody would; the last line says when the imports were done."""
     from deepcoro.launch.train import train
 
     imported = time.time()
     train(config)
-    return {"imported": imported}
+    print(json.dumps({"imported": imported}))
 
 
-def bare(config: Config) -> dict[str, list[float]]:
-    """The same steps on batches that lie ready: seconds a step, one reading each ``log_every`` steps."""
+def bare(config: Config) -> None:
+    """The same steps on batches that lie ready: as many as each line of the standard input says, answered by a line
+    with the seconds a step."""
     import numpy as np
     import torch
 
@@ -56,26 +57,24 @@ def bare(config: Config) -> dict[str, list[float]]:
     )
     weights = config.loss.weights.model_dump()
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters", file=sys.stderr)
-    seconds = []
-    begin = time.perf_counter()
-    for step in range(config.training.num_steps):
-        train_step(
-            model,
-            loss,
-            optimizer,
-            [batches[step % _BATCHES_HELD]],
-            weights,
-            config.num_visible,
-            config.training.precision,
-            None,
-            config.optim.max_grad_norm,
-        )
-        if (step + 1) % config.training.log_every == 0:
-            now = time.perf_counter()
-            seconds.append((now - begin) / config.training.log_every)
-            begin = now
-    return {"seconds": seconds}
+    taken = 0
+    for line in sys.stdin:
+        begin = time.perf_counter()
+        for step in range(taken, taken + int(line)):
+            train_step(
+                model,
+                loss,
+                optimizer,
+                [batches[step % _BATCHES_HELD]],
+                weights,
+                config.num_visible,
+                config.training.precision,
+                None,
+                config.optim.max_grad_norm,
+            )
+        taken += int(line)
+        print(json.dumps({"seconds": (time.perf_counter() - begin) / int(line)}), flush=True)
 
 
 if __name__ == "__main__":
-    print(json.dumps({"ours": ours, "bare": bare}[sys.argv[1]](Config.load(sys.argv[2]))))
+    {"ours": ours, "bare": bare}[sys.argv[1]](Config.load(sys.argv[2]))

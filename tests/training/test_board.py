@@ -312,4 +312,15 @@ def test_waiting_for_data_is_told_from_working():
     assert 0.3 < scalars["throughput/data_wait_share"] < 0.7
     assert 10 < scalars["throughput/clips_per_second"] <= 12 / 0.3
     assert scalars["memory/process_peak_gb"] > 0.01
+    assert scalars["throughput/board_share"] == 0
     assert throughput.read()["throughput/clips_per_second"] == pytest.approx(0.0)
+
+
+def test_the_share_spent_on_telling_is_of_all_time_so_far():
+    throughput = Throughput(torch.device("cpu"))
+    time.sleep(0.1)
+    with throughput.telling():
+        time.sleep(0.1)
+    assert 0.3 < throughput.read()["throughput/board_share"] < 0.6
+    time.sleep(0.2)
+    assert 0.15 < throughput.read()["throughput/board_share"] < 0.35
