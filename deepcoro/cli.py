@@ -187,7 +187,7 @@ def evaluate(run: Path, split: str, checkpoint: str) -> None:
     """
     from deepcoro.launch.evaluate import evaluate as measure
 
-    measure(run, split=split, checkpoint=checkpoint)
+    measure(found(run), split=split, checkpoint=checkpoint)
 
 
 @main.command()
@@ -210,7 +210,7 @@ def compare(first: Path, second: Path, split: str) -> None:
     """
     from deepcoro.launch.compare import compare as hold_against
 
-    hold_against(first, second, split)
+    hold_against(found(first), found(second), split)
 
 
 @main.command()
@@ -239,7 +239,14 @@ def generate(run: Path, study: str, split: str, checkpoint: str) -> None:
     """
     from deepcoro.launch.generate import generate as write
 
-    write(run, study, split=None if split == "any" else split, checkpoint=checkpoint)
+    write(found(run), study, split=None if split == "any" else split, checkpoint=checkpoint)
+
+
+def found(run: Path) -> Path:
+    """Where a run's folder lies that was given by hand: as ``root`` is read when it trains (``paths.absolute``)."""
+    from deepcoro.launch.paths import absolute
+
+    return Path(absolute(str(run), "RUN"))
 
 
 def run_experiment(

@@ -58,6 +58,13 @@ def test_a_users_mistake_is_one_message(words, says, monkeypatch):
     result = run(*words)
     assert result.exit_code == 2
     assert result.output.startswith("error: ") and says in result.output
+
+
+@pytest.mark.parametrize("words", [["evaluate", "r"], ["compare", "r", "r"], ["generate", "r", "--study", "s"]])
+def test_a_runs_folder_is_looked_for_where_runs_are_written(words, monkeypatch):
+    monkeypatch.setenv("DEEPCORO_HOME", "/shared/coro")
+    result = run(*words)
+    assert result.exit_code == 2 and "/shared/coro/r" in result.output
     assert "Traceback" not in result.output
 
 
