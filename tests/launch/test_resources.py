@@ -52,7 +52,11 @@ def ray_options(monkeypatch):
     seen = []
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setattr("ray.init", lambda **options: seen.append(options))
-    local = ("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "RAY_idle_worker_killing_time_threshold_ms")
+    local = (
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER",
+        "RAY_idle_worker_killing_time_threshold_ms",
+        "RAY_worker_niceness",
+    )
     for variable in (*ENVIRONMENT, *local, "RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR"):
         monkeypatch.setenv(variable, "")  # so that it is as it was when the test ends
         monkeypatch.delenv(variable)
