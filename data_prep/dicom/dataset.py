@@ -8,23 +8,20 @@ import math
 import secrets
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.dicom.encode import EXTENSION
 from data_prep.dicom.identity import Key
+from data_prep.dicom.journal import Record
 from data_prep.dicom.quarantine import Unusable
 from data_prep.dicom.tables import SideTables
 from deepcoro.data.schema import QUARANTINE_SCHEMA, SPLITS, STUDIES_SCHEMA, VIDEOS_SCHEMA
 from deepcoro.errors import DataError
-
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -37,25 +34,38 @@ class Tables:
     sums: dict[str, Counter[str]]
 
 
-def settle(records: list[Record]) -> list[Record]:
+def settle(records: list[Record], known: Mapping[str, str]) -> list[Record]:
     """Keep of the files that repeat or contradict each other only the first in order.
 
-    A video that came before is a duplicate; a study has one patient, or that patient could be in two splits.
+    A video that came before is a duplicate. A study has one patient, or that patient could be in two splits: the one it
+    has in the dataset already, if a file still names that one, else the first that a file names. Files that name nobody
+    are that patient's too.
+
+    Args:
+        records: Of all files, in order.
+        known: Patient of each study that is in the dataset already.
     """
+    named: dict[str, str] = {}
+    for record in records:
+        if "video" in record and record["study"]["named"]:
+            study_id, patient_id = record["video"]["study_id"], record["study"]["patient_id"]
+            if study_id not in named or known.get(study_id) == patient_id:
+                named[study_id] = patient_id
     settled: list[Record] = []
     videos: set[str] = set()
-    patients: dict[str, str] = {}
     for record in records:
         if "video" in record:
-            video_id, study_id = record["video"]["video_id"], record["video"]["study_id"]
-            patient_id = record["study"]["patient_id"]
+            video_id, study = record["video"]["video_id"], record["study"]
+            patient_id = named.get(record["video"]["study_id"], study["patient_id"])
             reason = None
             if video_id in videos:
                 reason = "duplicate"
-            elif patients.setdefault(study_id, patient_id) != patient_id:
+            elif study["named"] and study["patient_id"] != patient_id:
                 reason = "conflicting_patient"
             if reason is None:
                 videos.add(video_id)
+                if study["patient_id"] != patient_id:
+                    record = {**record, "study": {**study, "patient_id": patient_id, "named": True}}
             else:
                 unusable = Unusable(reason)
                 record = {**record, "reason": unusable.reason, "detail": unusable.detail}
@@ -82,10 +92,10 @@ def build_tables(
             video_id = record["video"]["video_id"]
             videos.append(
                 {
-                    **record["video"],
-                    "uri": f"videos/{video_id[:2]}/{video_id}.{EXTENSION}",
-                    "acquisition_order": place,
                     "partial": False,
+                    **record["video"],
+                    "uri": record["path"],
+                    "acquisition_order": place,
                     "attributes": list(record["video"]["attributes"].items()),
                     **side.videos.get(video_id, {}),
                 }
@@ -146,18 +156,6 @@ def _in_order(group: list[Record]) -> list[Record]:
     """Videos of one study as they were acquired: by time if all have one, then by series and instance number."""
     timed = all(record["order"][0] for record in group)
     return sorted(group, key=lambda record: (record["order"][0] if timed else "", *record["order"][1:]))
-
-
-def keep_videos(folder: Path, records: list[Record]) -> None:
-    """Give the files of the videos that stay their final names, and remove the others."""
-    for record in records:
-        if "path" not in record:
-            continue
-        written = folder / record["path"]
-        if "video" in record:
-            written.rename(written.with_name(f"{record['video']['video_id']}.{EXTENSION}"))
-        else:
-            written.unlink()
 
 
 def write_tables(folder: Path, tables: Tables, how: Record) -> Record:

@@ -1,41 +1,42 @@
-"""The whole way, on Ray Data: find the files, convert each on the workers, settle them, write the tables.
+"""The whole way: find the files, convert those that are new, settle them with what is known, put the tables in place.
 
-    files -> blocks of paths -> convert (workers; writes videos) -> records -> settle -> tables -> in place
+    files -> convert (workers; put videos in place) -> journal -> settle -> tables -> in place
 
-Frames never leave the task that decodes them. What comes back of a file is one small record, so that the
-driver's memory grows with the number of files and not with their size.
+What is in place is a function of the files, the user's tables, the rules and the key: an ingest that was killed and run
+again, or was run as the archive grew, ends with the tables that one run over everything makes. ``dataset.json`` is
+written last, and its presence says that the rest is there.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-import logging
 import os
-import traceback
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
-import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 
 import deepcoro
-from data_prep.dicom.convert import Rules, convert
-from data_prep.dicom.dataset import Record, build_tables, keep_videos, replacing, settle, write_tables
-from data_prep.dicom.discover import discover
+from data_prep.dicom.convert import Rules
+from data_prep.dicom.dataset import Tables, build_tables, settle, write_tables
+from data_prep.dicom.discover import Found, discover
 from data_prep.dicom.encode import CODEC, EXTENSION, QUALITY
-from data_prep.dicom.identity import load_or_create_key
+from data_prep.dicom.identity import Key, load_or_create_key
+from data_prep.dicom.journal import Journal, Record
+from data_prep.dicom.place import SCRATCH, Place
 from data_prep.dicom.quarantine import Unusable
-from data_prep.dicom.tables import read_side_tables
+from data_prep.dicom.tables import SideTables, read_side_tables
+from data_prep.dicom.workers import Work, convert_all
 from deepcoro.errors import DataError
 
-FILES_PER_TASK = 32  # small cines take some 10 ms each: a task of few files would cost as much as its work
-BLOCKS_PER_CPU = 4  # fewer files than that fill are dealt out evenly
-TASK_CPUS = 1.0  # decoding keeps a CPU busy; with half a CPU a task, six pairs of runs showed no clear difference
-CRASH_RETRIES = 1  # Ray Data would try a task whose process died again for ever
+CONVERSION = 2  # raise it when conversion makes something else of the same file: then every file is read anew
+TABLES = ("studies.parquet", "videos.parquet", "quarantine.parquet")
+CARD = "dataset.json"
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,16 @@ class Summary:
     description: Record
     key_path: Path
     sources_path: Path
-    unmatched_reports: int  # reports of studies that have no video here
+    num_converted: int  # files that were read this time
+    num_gone: int  # files of earlier runs that are not under the input any more
     unnamed_studies: int  # studies without a patient id: each counts as a patient of its own
+    unmatched: dict[str, int]  # rows of the user's tables that belong to nothing here, by table
     notes: list[str]
 
 
 def ingest(
-    input_dir: Path,
-    output_dir: Path,
+    input_dir: str | Path | Place,
+    output_dir: str | Path | Place,
     *,
     reports: Path | None = None,
     videos: Path | None = None,
@@ -63,202 +66,240 @@ def ingest(
     test_fraction: float = 0.2,
     max_side: int | None = None,
     keep_burned_in: bool = False,
+    drop_missing: bool = False,
+    resplit: bool = False,
     num_cpus: int | None = None,
     progress: Callable[[int, int], None] = lambda done, found: None,
 ) -> Summary:
-    """Make a prepared dataset of every usable cine under ``input_dir``; quarantine tells of every other file, and why.
+    """Make a prepared dataset of every usable cine under ``input_dir``, or bring it up to date; quarantine tells of
+    every other file, and why.
 
-    Uses the Ray that is running, or that RAY_ADDRESS names (then all its nodes must see both folders); else starts one.
+    Only files that are new, or whose size or time has changed, are read. Uses the Ray that is running, or that
+    RAY_ADDRESS names (then all its nodes must see both folders); else starts one.
 
     Args:
-        input_dir: Folder of DICOM files, any depth, any names.
-        output_dir: The dataset's folder; a finished dataset there is replaced, and only by a finished one.
+        input_dir: Folder or URI of DICOM files, any depth, any names.
+        output_dir: The dataset's folder or URI.
         reports: Table by ``study_id`` (StudyInstanceUID), see `tables.py`.
         videos: Table by ``sop_instance_uid``.
         splits: Table of ``patient_id`` or ``study_id``, and ``split``.
         modalities: Codes that are taken; None takes all.
-        key_path: Key file, made if it is not there; by default beside the output.
+        key_path: Key file, made if it is not there; by default beside the output, if that is a folder of this machine.
+            The journal and the list of sources lie beside it.
         val_fraction: Expected share of patients in val, 0 to 1.
         test_fraction: Expected share of patients in test, 0 to 1.
         max_side: Longest side in pixels; what is larger is shrunk. None keeps all.
         keep_burned_in: Take videos whose header says that text is part of the picture.
+        drop_missing: Take out what came of files that are not under the input any more; otherwise it stays.
+        resplit: Allow studies that are in the dataset to move to another split.
         num_cpus: CPUs of the Ray that is started; None: all.
         progress: Called with files done and files found.
 
     Raises:
-        DataError: anything wrong with what the user gave; the output is then as it was.
+        DataError: anything wrong with what the user gave; tables that were there are then as they were.
     """
-    input_dir, output_dir = input_dir.resolve(), output_dir.resolve()
-    key_path = (key_path or output_dir.with_name(output_dir.name + ".key")).resolve()
-    _check_places(input_dir, output_dir, key_path)
+    source, target = Place.of(input_dir), Place.of(output_dir)
+    key_path = _key_path(key_path, target)
+    _check_places(source, target, key_path)
     if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction > 1:
         raise DataError(f"val {val_fraction} and test {test_fraction}: each must be 0 or more, together at most 1")
-    files = discover(input_dir)
-    if not files:
-        raise DataError(f"{input_dir}: there is no file in this folder")
-    with replacing(output_dir) as folder:
-        key = load_or_create_key(key_path)
-        side = read_side_tables(key, reports, videos, splits)
-        wanted = None if modalities is None else frozenset(code.upper() for code in modalities)
-        rules = Rules(input_dir, folder / "videos", key, wanted, max_side, keep_burned_in)
-        rules.videos.mkdir()
-        records = settle(_convert_all(files, rules, num_cpus, progress))
+    found = discover(source)
+    if not found:
+        raise DataError(f"{source}: there is no file in this folder")
+    key = load_or_create_key(key_path)
+    side = read_side_tables(key, reports, videos, splits)
+    wanted = None if modalities is None else frozenset(code.upper() for code in modalities)
+    rules = Rules(Path(), Path(), key, wanted, max_side, keep_burned_in)
+    how = {
+        "modalities": "any" if wanted is None else sorted(wanted),
+        "max_side": max_side,
+        "keep_burned_in": keep_burned_in,
+        "video": {"container": EXTENSION, "codec": CODEC, "quality": QUALITY, "range": "full"},
+    }
+    name = Path(target.root).name
+    with _journal(key_path.with_name(f"{name}.journal"), source, target, key, how) as journal:
+        files, records, num_converted = _settled_records(
+            found, journal, Work(source, rules, target), drop_missing, num_cpus, progress
+        )
         tables = build_tables(records, side, key, val_fraction, test_fraction)
         if len(tables.videos) + len(tables.quarantine) != len(files):
             raise RuntimeError(
                 f"{len(files)} files were found, {len(tables.videos)} + {len(tables.quarantine)} recorded"
             )
-        if not tables.videos and _has_videos(output_dir):
-            reasons = ", ".join(sorted({row["reason"] for row in tables.quarantine}))
-            raise DataError(
-                f"{input_dir}: none of {len(files)} files became a video ({reasons}); "
-                f"the dataset in {output_dir} is left as it is"
-            )
-        keep_videos(folder, records)
-        how = {
+        _check_against(target, tables, resplit)
+        card = {
             "format": 1,
             "made_by": "data_prep dicom",
             "version": deepcoro.__version__,
             "key": key.fingerprint,
-            "how": {
-                "modalities": "any" if wanted is None else sorted(wanted),
-                "val_fraction": val_fraction,
-                "test_fraction": test_fraction,
-                "max_side": max_side,
-                "keep_burned_in": keep_burned_in,
-                "video": {"container": EXTENSION, "codec": CODEC, "quality": QUALITY, "range": "full"},
-            },
+            "how": how | {"val_fraction": val_fraction, "test_fraction": test_fraction},
         }
-        description = write_tables(folder, tables, how)
-    sources_path = key_path.with_name(f"{output_dir.name}.sources.csv")
-    _write_sources(sources_path, files, records)
-    known = {study["study_id"] for study in tables.studies}
+        description = _put_in_place(target, tables, card)
+        sources_path = key_path.with_name(f"{name}.sources.csv")
+        _write_sources(sources_path, files, records)
+        journal.keep(files)
+        _tidy(target, tables)
     unnamed = {r["video"]["study_id"] for r in records if "video" in r and not r["study"]["named"]}
-    return Summary(description, key_path, sources_path, len(side.studies.keys() - known), len(unnamed), side.ignored)
+    num_gone = len(set(files) - set(found))
+    notes = side.ignored + (["the options changed: every file was read anew"] if journal.is_other_rules else [])
+    return Summary(
+        description, key_path, sources_path, num_converted, num_gone, len(unnamed), _unmatched(side, tables), notes
+    )
 
 
-def _check_places(input_dir: Path, output_dir: Path, key_path: Path) -> None:
-    if output_dir.is_relative_to(input_dir) or input_dir.is_relative_to(output_dir):
-        raise DataError(
-            f"{output_dir}: input and output must lie outside each other, or the next run finds its own files"
-        )
-    if key_path.is_relative_to(output_dir):
-        raise DataError(f"{key_path}: the key must not travel with the dataset; name a place outside {output_dir}")
-    if key_path.is_relative_to(input_dir):
+def _key_path(given: Path | None, target: Place) -> Path:
+    if given is not None:
+        return given.resolve()
+    if target.local is None:
+        raise DataError(f"{target}: for an output that is no folder of this machine, name a key file with --key")
+    return target.local.with_name(target.local.name + ".key")
+
+
+def _check_places(source: Place, target: Place, key_path: Path) -> None:
+    a, b = source.local, target.local
+    if a and b and (a.is_relative_to(b) or b.is_relative_to(a)):
+        raise DataError(f"{target}: input and output must lie outside each other, or the next run finds its own files")
+    if target.local and key_path.is_relative_to(target.local):
+        raise DataError(f"{key_path}: the key must not travel with the dataset; name a place outside {target}")
+    if source.local and key_path.is_relative_to(source.local):
         raise DataError(f"{key_path}: the key must lie outside the input, where it would count as a file to read")
 
 
-def _convert_all(
-    files: list[bytes], rules: Rules, num_cpus: int | None, progress: Callable[[int, int], None]
-) -> list[Record]:
-    """One record a file, in the order of ``files``.
-
-    A file can crash the library that decodes it, and with it the process and the other files of its task. Ray tries
-    such a task again and then goes on without it; what is missing afterwards is tried one file a task, and a file that
-    still does not come back is recorded as what it is.
-    """
-    records: dict[int, Record] = {}
-    with _ray(num_cpus) as cpus:
-        for files_per_task in (FILES_PER_TASK, 1):
-            missing = [index for index in range(len(files)) if index not in records]
-            if not missing:
-                break
-            for record in _stream(files, missing, rules, files_per_task, cpus):
-                records[record.pop("index")] = record
-                progress(len(records), len(files))
-    for index, path in enumerate(files):
-        if index not in records:
-            crash = Unusable("decoder_crash")
-            source = rules.key.id_of("source", path)
-            records[index] = {"source": source, "reason": crash.reason, "detail": crash.detail}
-    return [records[index] for index in range(len(files))]
-
-
-def _stream(files: list[bytes], indices: list[int], rules: Rules, files_per_task: int, cpus: int) -> Iterator[Record]:
-    import ray.data
-
-    num_blocks = max(-(-len(indices) // files_per_task), min(len(indices), cpus * BLOCKS_PER_CPU))
-    items = [{"index": index, "path": files[index]} for index in indices]
-    context = ray.data.DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.execution_options.preserve_order = True
-    context.max_errored_blocks = -1
-    with ray.data.DataContext.current(context), warnings.catch_warnings():
-        # Ray announces the end of this way to set max_retries and, in 2.60, has no other.
-        warnings.filterwarnings("ignore", message=".*ray_remote_args")
-        dataset = ray.data.from_items(items, override_num_blocks=num_blocks).map_batches(
-            cast(Any, _convert_batch),
-            batch_size=None,
-            num_cpus=TASK_CPUS,
-            fn_kwargs={"rules": rules},
-            max_retries=CRASH_RETRIES,
-        )
-        for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0):
-            for text in batch["record"]:
-                record = json.loads(text)
-                if "stop" in record:
-                    raise DataError(record["stop"])
-                if "bug" in record:
-                    raise RuntimeError(record["bug"])
-                yield record
-
-
-def _convert_batch(batch: dict[str, np.ndarray], rules: Rules) -> dict[str, list[str]]:
-    # As JSON, because the records of two files need not have the same columns.
-    records: list[dict[str, Any]] = []
-    for index, path in zip(batch["index"], batch["path"], strict=True):
-        try:
-            records.append({"index": int(index), **convert(path, rules)})
-        except OSError as error:  # the output, not the file: see convert. It must end the job, with a message
-            records.append({"stop": f"{rules.videos}: cannot write a video there ({error.strerror or error})"})
-        except Exception:  # ours, not the file's; raised here, it would be taken for a crash of the decoder
-            records.append({"bug": traceback.format_exc()})
-    return {"record": [json.dumps(record) for record in records]}
-
-
 @contextmanager
-def _ray(num_cpus: int | None) -> Iterator[int]:
-    """A Ray that is quiet; yields its number of CPUs. One that was running already is left running."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    import ray.data
-
-    logger = logging.getLogger("ray.data")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)  # it prints plans, and tracebacks of crashes that quarantine reports
-    started = not ray.is_initialized()
-    if started:
-        address = os.environ.get("RAY_ADDRESS")
-        if address and num_cpus is not None:
-            raise DataError("--num-cpus sizes a Ray that is started here; RAY_ADDRESS names one that is running")
-        ray.init(
-            address=address or "local",
-            num_cpus=num_cpus,
-            include_dashboard=False if not address else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+def _journal(folder: Path, source: Place, target: Place, key: Key, how: Record) -> Iterator[Journal]:
+    """The journal of this dataset, held by this process alone."""
+    if not folder.exists() and not target.is_empty() and not target.exists(CARD):
+        raise DataError(f"{target}: this is there and is no prepared dataset; name another --output, or remove it")
     try:
-        yield int(ray.cluster_resources().get("CPU", 1))
-    finally:
-        logger.setLevel(level)
-        if started:
-            ray.shutdown()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with FileLock(folder / ".lock", timeout=0):
+            place = {"input": str(source), "output": str(target), "key": key.fingerprint}
+            journal = Journal(folder / "records.jsonl", place, how | {"conversion": CONVERSION})
+            try:
+                yield journal
+            finally:
+                journal.close()
+    except Timeout:
+        raise DataError(f"{target}: another ingest is at work there; wait for it, or end it") from None
 
 
-def _has_videos(output_dir: Path) -> bool:
-    description = output_dir / "dataset.json"
-    return description.is_file() and json.loads(description.read_text()).get("counts", {}).get("ingested", 0) > 0
+def _settled_records(
+    found: list[Found],
+    journal: Journal,
+    work: Work,
+    drop_missing: bool,
+    num_cpus: int | None,
+    progress: Callable[[int, int], None],
+) -> tuple[list[Found], list[Record], int]:
+    """Every file with its record, in order of paths: those on record, and the others converted now.
+
+    A video that is to be in the tables and is not in place is converted again: someone removed it, or it was the second
+    of two files of one video, and the first has gone since.
+    """
+    here = {file.path for file in found}
+    gone = [] if drop_missing else [file for file in journal.files() if file.path not in here]
+    files = sorted(found + gone)
+    records = {file.path: record for file in files if (record := journal.record_of(file)) is not None}
+    in_place = work.target.names("videos")
+    patients = _column_in_place(work.target, "patient_id")
+    num_converted = 0
+    while True:
+        missing = [file for file in files if file.path not in records]
+        progress(len(records), len(files))
+        for converted in convert_all(missing, work, num_cpus) if missing else ():
+            for file, record in converted:
+                journal.add(file, record)
+                records[file.path] = record
+                in_place.add(record.get("path", ""))
+            journal.flush()
+            num_converted += len(converted)
+            progress(len(records), len(files))
+        settled = settle([records[file.path] for file in files], patients)
+        lost = [
+            file
+            for file, record in zip(files, settled, strict=True)
+            if "video" in record and record["path"] not in in_place
+        ]
+        if not lost:
+            return files, settled, num_converted
+        for file in lost:
+            record = records.pop(file.path)
+            if file.path not in here:
+                reason = Unusable("unreadable", "the file is gone, and so is the video that was made of it")
+                records[file.path] = {"source": record["source"], "reason": reason.reason, "detail": reason.detail}
 
 
-def _write_sources(path: Path, files: list[bytes], records: list[Record]) -> None:
+def _check_against(target: Place, tables: Tables, resplit: bool) -> None:
+    """Refuse to lose a dataset, or to move a study to another split."""
+    if not target.exists(CARD):
+        return
+    if not tables.videos and json.loads(target.read(CARD)).get("counts", {}).get("ingested", 0):
+        reasons = ", ".join(sorted({row["reason"] for row in tables.quarantine}))
+        raise DataError(
+            f"none of {len(tables.quarantine)} files became a video ({reasons}); the dataset in {target} is left as it "
+            "is"
+        )
+    if resplit:
+        return
+    splits = _column_in_place(target, "split")
+    moved = sum(splits.get(study["study_id"], study["split"]) != study["split"] for study in tables.studies)
+    if moved:
+        raise DataError(
+            f"{target}: {moved} of {len(splits)} studies would move to another split, and a model that was trained on "
+            "them could be tested on them. Give the fractions, splits and reports that it was made with, or say "
+            "--resplit"
+        )
+
+
+def _column_in_place(target: Place, name: str) -> dict[str, str]:
+    """A column of the studies that are in the dataset already, by study."""
+    if not target.exists(TABLES[0]):
+        return {}
+    studies = pq.read_table(pa.BufferReader(target.read(TABLES[0])), columns=["study_id", name])
+    return dict(zip(studies["study_id"].to_pylist(), studies[name].to_pylist(), strict=True))
+
+
+def _put_in_place(target: Place, tables: Tables, card: Record) -> Record:
+    """Write the tables, unless the same are there; a reader finds all of them or, for a moment, no ``dataset.json``."""
+    with target.scratch() as folder:
+        description = write_tables(folder, tables, card)
+        if target.exists(CARD):
+            if json.loads(target.read(CARD)) == description and all(target.exists(name) for name in TABLES):
+                return description
+            target.delete(CARD)
+        for name in (*TABLES, CARD):
+            target.put(folder / name, name)
+    return description
+
+
+def _tidy(target: Place, tables: Tables) -> None:
+    """Remove videos that no table speaks of, and what processes that were killed have left."""
+    for name in sorted(target.names("videos") - {video["uri"] for video in tables.videos}):
+        target.delete(name)
+    if target.exists(SCRATCH):
+        target.filesystem.delete_dir(f"{target.root}/{SCRATCH}")
+
+
+def _unmatched(side: SideTables, tables: Tables) -> dict[str, int]:
+    """Rows of the user's tables that belong to no study, video or patient here."""
+    studies = {study["study_id"] for study in tables.studies}
+    patients = {study["patient_id"] for study in tables.studies}
+    of_splits = len(side.study_splits.keys() - studies) + len(side.patient_splits.keys() - patients)
+    return {
+        "reports": len(side.studies.keys() - studies),
+        "videos": len(side.videos.keys() - {video["video_id"] for video in tables.videos}),
+        "splits": of_splits,
+    }
+
+
+def _write_sources(path: Path, files: list[Found], records: list[Record]) -> None:
     """Which file each keyed source is: paths may name patients, so this stays beside the key, for its owner only."""
     partial = path.with_name(path.name + ".partial")
     handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(handle, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(("source", "path", "video_id", "reason"))
-        for name, record in zip(files, records, strict=True):
+        for found, record in zip(files, records, strict=True):
             video_id = record.get("video", {}).get("video_id", "")
-            writer.writerow((record["source"], os.fsdecode(name), video_id, record.get("reason", "")))
+            writer.writerow((record["source"], os.fsdecode(found.path), video_id, record.get("reason", "")))
     partial.replace(path)

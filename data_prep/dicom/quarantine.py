@@ -17,7 +17,7 @@ REASONS = {
     "unsupported_transfer_syntax": "no decoder at hand reads this compression",
     "truncated": "the file ends before its pixels do",
     "decode_error": "the pixels are damaged",
-    "decoder_crash": "the process that read the file died, three times",
+    "decoder_crash": "the process that read the file died, twice",
     "duplicate": "the same video came from another file already",
     "conflicting_patient": "the study's other files name another patient",
 }

@@ -15,16 +15,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
 
 from data_prep.dicom import ingest as ingest_module
+from data_prep.dicom import workers as workers_module
 from data_prep.dicom.discover import discover
 from data_prep.dicom.identity import Key, load_or_create_key
-from data_prep.dicom.ingest import Summary, ingest
+from data_prep.dicom.ingest import ingest
+from data_prep.dicom.place import Place
 from data_prep.dicom.quarantine import REASONS
 from deepcoro.data.schema import QUARANTINE_SCHEMA, STUDIES_SCHEMA, VIDEOS_SCHEMA
 from deepcoro.errors import DataError
+from tests.data_prep.archive import by_reason, cine, patients, rows
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL = ROOT.parent / "shared" / "data"
@@ -52,48 +53,6 @@ def one_ray() -> Iterator[None]:
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=40)
     yield
     ray.shutdown()
-
-
-def cine(path: Path, patient: str, study: str, instance: str, frames: np.ndarray | None = None, **tags: Any) -> None:
-    """Write an XA cine; by default 3 frames of 16x16 noise."""
-    if frames is None:
-        frames = np.random.default_rng(abs(hash(instance)) % 2**32).integers(0, 256, (3, 16, 16), dtype=np.uint8)
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.12.1"
-    dataset.PatientID, dataset.StudyInstanceUID, dataset.SOPInstanceUID = patient, study, instance
-    dataset.Modality, dataset.SamplesPerPixel, dataset.PhotometricInterpretation = "XA", 1, "MONOCHROME2"
-    dataset.NumberOfFrames, dataset.Rows, dataset.Columns = frames.shape[:3]
-    dataset.BitsAllocated = dataset.BitsStored = 8 * frames.itemsize
-    dataset.HighBit, dataset.PixelRepresentation = dataset.BitsStored - 1, 0
-    for name, value in tags.items():
-        setattr(dataset, name, value)
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    dataset.PixelData = frames.tobytes()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    dataset.save_as(path, enforce_file_format=True)
-
-
-def patients(folder: Path, number: int = 12) -> Path:
-    """Patients of two studies of one cine each."""
-    for patient in range(number):
-        for study in range(2):
-            uid = f"1.2.3.{patient}.{study}"
-            date = f"202001{10 + 5 * study}"
-            cine(folder / f"{patient}-{study}.dcm", f"P{patient}", uid, uid + ".1", StudyDate=date)
-    return folder
-
-
-def rows(output: Path, name: str) -> list[dict[str, Any]]:
-    return pq.read_table(output / f"{name}.parquet").to_pylist()
-
-
-def by_reason(summary: Summary) -> dict[str, int]:
-    counts = summary.description["counts"]
-    assert counts["found"] == counts["ingested"] + counts["quarantined"]
-    assert counts["quarantined"] == sum(counts["reasons"].values())
-    return counts["reasons"]
 
 
 def test_every_file_is_ingested_or_has_a_reason(tmp_path: Path) -> None:
@@ -214,7 +173,7 @@ def test_side_tables_are_joined(tmp_path: Path) -> None:
     output = tmp_path / "out"
     tables = {"reports": tmp_path / "reports.jsonl", "videos": tmp_path / "videos.csv"}
     summary = ingest(source, output, splits=tmp_path / "splits.parquet", **tables)
-    assert summary.unmatched_reports == 1
+    assert summary.unmatched == {"reports": 1, "videos": 0, "splits": 0}
     assert "room" in summary.notes[0]
     studies = {row["study_id"]: row for row in rows(output, "studies")}
     key = load_or_create_key(tmp_path / "out.key")
@@ -249,8 +208,7 @@ def test_a_wrong_table_is_explained(tmp_path: Path, table: str, text: str, messa
     path.write_text(text)
     with pytest.raises(DataError, match=message):
         ingest(patients(tmp_path / "in", 1), tmp_path / "out", **{table: path})  # type: ignore[arg-type]
-    assert not (tmp_path / "out").exists()
-    assert not list(tmp_path.glob(".out*"))
+    assert not (tmp_path / "out" / "dataset.json").exists()
 
 
 def test_a_failure_leaves_the_previous_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,12 +226,13 @@ def test_a_failure_leaves_the_previous_dataset(tmp_path: Path, monkeypatch: pyte
     assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
     (tmp_path / "junk").mkdir()
     (tmp_path / "junk" / "notes.txt").write_text("no cine")
-    with pytest.raises(DataError, match="none of 1 files became a video"):
+    with pytest.raises(DataError, match=r"made with the input .*, and this is .*junk"):
         ingest(tmp_path / "junk", output)
+    with pytest.raises(DataError, match=r"none of 4 files became a video \(other_modality\)"):
+        ingest(source, output, modalities=("CT",))
     with pytest.raises(DataError, match="is no prepared dataset"):
         ingest(source, tmp_path / "junk")
     assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
-    assert not list(tmp_path.glob(".out*"))
     cine(source / "new.dcm", "P9", "1.9", "1.9.1")
     assert ingest(source, output).description["counts"]["ingested"] == 5
 
@@ -281,16 +240,19 @@ def test_a_failure_leaves_the_previous_dataset(tmp_path: Path, monkeypatch: pyte
 def test_a_file_that_kills_its_decoder_costs_itself_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = patients(tmp_path / "in", 2)
     (source / "killer").write_bytes(b"x")
-    convert_batch = ingest_module._convert_batch
+    convert_batch = workers_module._convert_batch
 
-    def die(batch: dict[str, np.ndarray], rules: Any) -> Any:
+    def die(batch: dict[str, np.ndarray], work: Any) -> Any:
         if b"killer" in list(batch["path"]):
+            with (tmp_path / "deaths").open("a") as file:
+                file.write("x")
             os.abort()
-        return convert_batch(batch, rules)
+        return convert_batch(batch, work)
 
-    monkeypatch.setattr(ingest_module, "_convert_batch", die)
+    monkeypatch.setattr(workers_module, "_convert_batch", die)
     summary = ingest(source, tmp_path / "out")
     assert by_reason(summary) == {"decoder_crash": 1}
+    assert (tmp_path / "deaths").read_text() == "xx"
     assert summary.description["counts"]["ingested"] == 4
 
 
@@ -317,7 +279,7 @@ def test_discover_is_sorted_and_survives_loops(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     (tmp_path / "b" / "up").symlink_to(tmp_path, target_is_directory=True)
     (tmp_path / "b" / "c" / "beside").symlink_to(tmp_path / "b", target_is_directory=True)
-    assert discover(tmp_path) == [b"a", b"b/2", b"b/c/1", b"z"]
+    assert [file.path for file in discover(Place.of(tmp_path))] == [b"a", b"b/2", b"b/c/1", b"z"]
 
 
 def test_a_key_that_is_none_is_refused(tmp_path: Path) -> None:
@@ -339,8 +301,10 @@ def test_the_command_prints_a_summary(tmp_path: Path) -> None:
 
     source = patients(tmp_path / "in", 2)
     (source / "notes.txt").write_text("no cine")
-    result = CliRunner().invoke(cli, ["dicom", "--input", str(source), "--output", str(tmp_path / "out")])
+    command = ["dicom", "--input", str(source), "--output", str(tmp_path / "out"), "--list"]
+    result = CliRunner().invoke(cli, command)
     assert result.exit_code == 0, result.output
+    assert "\nnotes.txt  not_dicom\n" in result.output and result.output.count(".dcm    video ") == 4
     for words in ("found               5 files", "not_dicom", "2 patients, 4 studies", "out.key", "out.sources.csv"):
         assert words in result.output
 
