@@ -138,6 +138,8 @@ def show(target: str) -> None:
     from deepcoro.launch.show import show_config
 
     is_config = Path(target).suffix in (".py", *_YAML)
+    if not is_config and "://" not in target and not Path(target).exists():
+        target = str(found(Path(target)))
     click.echo(show_config(load_config(target)()) if is_config else describe(target))
 
 

@@ -60,7 +60,9 @@ def test_a_users_mistake_is_one_message(words, says, monkeypatch):
     assert result.output.startswith("error: ") and says in result.output
 
 
-@pytest.mark.parametrize("words", [["evaluate", "r"], ["compare", "r", "r"], ["generate", "r", "--study", "s"]])
+@pytest.mark.parametrize(
+    "words", [["evaluate", "r"], ["compare", "r", "r"], ["generate", "r", "--study", "s"], ["show", "r"]]
+)
 def test_a_runs_folder_is_looked_for_where_runs_are_written(words, monkeypatch):
     monkeypatch.setenv("DEEPCORO_HOME", "/shared/coro")
     result = run(*words)
@@ -129,7 +131,7 @@ def test_what_evaluate_compare_and_generate_are_told(calls):
     run("compare", "runs/a", "runs/b", "--split", "test")
     run("generate", "runs/a", "--study", "s0", "--checkpoint", "40")
     run("generate", "runs/a", "--study", "s0", "--split", "val")
-    a, b = Path("runs/a"), Path("runs/b")
+    a, b = Path("runs/a").absolute(), Path("runs/b").absolute()
     assert calls == [
         ("evaluate", (a,), {"split": "val", "checkpoint": "newest"}),
         ("evaluate", (a,), {"split": "test", "checkpoint": "best"}),

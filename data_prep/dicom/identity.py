@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import re
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 from deepcoro.errors import DataError
 
 KEY_BYTES = 32
+KEPT_KINDS = ("patient", "study", "video")
 ID_LETTERS = 32  # 128 bits: no two of any number of studies that will ever exist collide
 
 
@@ -25,9 +27,16 @@ class Key:
     """The secret, and what is made with it. Each kind of id has its own domain: equal raw values give unequal ids."""
 
     secret: bytes = field(repr=False)
+    keep_ids: bool = False
 
     def id_of(self, kind: str, raw: str | bytes) -> str:
-        """Keyed id, 32 hexadecimal letters. ``kind`` is patient, study, video or source."""
+        """Keyed id, 32 hexadecimal letters. ``kind`` is patient, study, video or source.
+
+        With ``keep_ids``, patients, studies and videos are called what they are called, for archives whose ids are a
+        research project's own. An id that could not stand in a file's name is keyed all the same.
+        """
+        if self.keep_ids and kind in KEPT_KINDS and isinstance(raw, str) and re.fullmatch(r"[\w][\w.-]{0,63}", raw):
+            return raw
         return self._digest(kind, raw).hex()[:ID_LETTERS]
 
     def split_of(self, patient_id: str, val_fraction: float, test_fraction: float) -> str:
@@ -43,15 +52,15 @@ class Key:
 
     @property
     def fingerprint(self) -> str:
-        """Tells two keys apart without giving either away."""
-        return self._digest("key", b"").hex()[:12]
+        """Tells two ways to make ids apart without giving a key away."""
+        return self._digest("key", b"kept" if self.keep_ids else b"").hex()[:12]
 
     def _digest(self, kind: str, raw: str | bytes) -> bytes:
         message = raw.encode() if isinstance(raw, str) else raw
         return hmac.new(self.secret, kind.encode() + b"\0" + message, hashlib.sha256).digest()
 
 
-def load_or_create_key(path: Path) -> Key:
+def load_or_create_key(path: Path, keep_ids: bool = False) -> Key:
     """Read the key file, or make one that only its owner may read.
 
     Raises:
@@ -75,4 +84,4 @@ def load_or_create_key(path: Path) -> Key:
             f"{path}: this is no key file (a key is one line of at least {2 * KEY_BYTES} hexadecimal letters); "
             "name the right one with --key, or a path that does not exist yet to have one made"
         )
-    return Key(secret)
+    return Key(secret, keep_ids)

@@ -66,6 +66,7 @@ def ingest(
     test_fraction: float = 0.2,
     max_side: int | None = None,
     keep_burned_in: bool = False,
+    keep_ids: bool = False,
     drop_missing: bool = False,
     resplit: bool = False,
     num_cpus: int | None = None,
@@ -90,6 +91,7 @@ def ingest(
         test_fraction: Expected share of patients in test, 0 to 1.
         max_side: Longest side in pixels; what is larger is shrunk. None keeps all.
         keep_burned_in: Take videos whose header says that text is part of the picture.
+        keep_ids: Call patients, studies and videos what the files call them, instead of by keyed ids.
         drop_missing: Take out what came of files that are not under the input any more; otherwise it stays.
         resplit: Allow studies that are in the dataset to move to another split.
         num_cpus: CPUs of the Ray that is started; None: all.
@@ -106,7 +108,7 @@ def ingest(
     found = discover(source)
     if not found:
         raise DataError(f"{source}: there is no file in this folder")
-    key = load_or_create_key(key_path)
+    key = load_or_create_key(key_path, keep_ids)
     side = read_side_tables(key, reports, videos, splits)
     wanted = None if modalities is None else frozenset(code.upper() for code in modalities)
     rules = Rules(Path(), Path(), key, wanted, max_side, keep_burned_in)
@@ -132,7 +134,7 @@ def ingest(
             "made_by": "data_prep dicom",
             "version": deepcoro.__version__,
             "key": key.fingerprint,
-            "how": how | {"val_fraction": val_fraction, "test_fraction": test_fraction},
+            "how": how | {"keep_ids": keep_ids, "val_fraction": val_fraction, "test_fraction": test_fraction},
         }
         description = _put_in_place(target, tables, card)
         sources_path = key_path.with_name(f"{name}.sources.csv")

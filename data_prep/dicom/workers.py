@@ -129,7 +129,7 @@ def _convert_one(path: bytes, work: Work, scratch: Path) -> Record:
         with written.open("rb") as stream:
             content = hashlib.file_digest(stream, "sha256").hexdigest()[:_HASH_LETTERS]
         video_id = record["video"]["video_id"]
-        record["path"] = f"videos/{video_id[:2]}/{video_id}.{content}.{EXTENSION}"
+        record["path"] = f"videos/{content[:2]}/{video_id}.{content}.{EXTENSION}"
         work.target.put(written, record["path"])
     return record
 

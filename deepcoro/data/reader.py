@@ -59,7 +59,8 @@ class UnitReader:
 
     def _row(self, position: int, unit: int) -> tuple[dict[str, Any], str | None]:
         data, grid = self.config.data, self.config.grid
-        chance = generator(self.config.seed, position, TRAINING if self.training else EVALUATION)
+        # What is evaluated is the same in every run, so that runs of two seeds can be compared.
+        chance = generator(*((self.config.seed, position, TRAINING) if self.training else (0, position, EVALUATION)))
         rng = chance if self.training else None
         videos = self.units.video_rows(unit)
         views, size = data.num_videos, data.frame_size
@@ -83,7 +84,7 @@ class UnitReader:
             ]
         orders = [mask_order(self.config.masked_modeling.strategy, grid, chance) for _ in range(views)]
         row["mask_order"] = np.stack(orders)
-        row["problem"] = "; ".join(problems)
+        row["problem"], row["num_lost"] = "; ".join(problems), np.int64(len(problems))
         row["unit_id"] = videos[0]["study_id"] if self.units.whole_study else videos[0]["video_id"]
         return row, self.text(unit)
 

@@ -107,7 +107,8 @@ class Batch(TypedDict, total=False):
     report_key: np.ndarray  # [B] int64
     boxes: np.ndarray  # [B, V, R, 5] float32 (frame of the clip, x0, y0, x1, y1); NaN: none
     unit_id: np.ndarray  # [B] str
-    problem: np.ndarray  # [B] str; why a view is not valid, or empty
+    problem: np.ndarray  # [B] str; why views could not be read, or empty
+    num_lost: np.ndarray  # [B] int64, views that could not be read
     position: np.ndarray  # [B] int64, place in the stream
 
 

@@ -113,7 +113,8 @@ def read_tables(path: str) -> Tables:
         return Tables(Rows(studies.combine_chunks()), Rows(videos.combine_chunks()), _check(studies, videos, path))
     # Rewriting a file may leave its size and its footer as they were, but not its time.
     times = [filesystem.get_file_info(f"{folder}/{name}.parquet").mtime_ns for name in SCHEMAS]
-    path = path if "://" in path else str(Path(path).resolve())
+    # Links are not followed: on other machines they may lead elsewhere.
+    path = path if "://" in path else os.path.abspath(path)  # noqa: PTH100  # pathlib's keeps "..", or follows links
     key = hashlib.blake2b(repr((_FORMAT, path, identity.hexdigest(), times)).encode(), digest_size=16).hexdigest()
     return _map(key, files, path, identity.hexdigest())
 

@@ -23,10 +23,11 @@ from deepcoro.data.schema import Batch
 from deepcoro.data.tables import PreparedDataset
 from deepcoro.data.text import ReportTokenizer
 from deepcoro.errors import DataError, DeepCoroError, ResourceError
-from deepcoro.launch.estimate import CPU_RATE_PER_THREAD, count_parameters, loss_of, passes, step_flops, synthetic_batch
+from deepcoro.launch.estimate import CPU_RATE_PER_THREAD, count_parameters, passes, step_flops, synthetic_batch
 from deepcoro.launch.paths import absolute
-from deepcoro.launch.resources import check_resources, set_environment, start_ray
+from deepcoro.launch.resources import check_resources, nodes, set_environment, start_ray
 from deepcoro.launch.train import resolve, save_tokenizer
+from deepcoro.losses.multitask import MultitaskLoss
 from deepcoro.models.multitask import MultitaskModel
 from deepcoro.models.text_encoder import save_small_text_encoder
 from deepcoro.reports.grammar import Finding, render_report
@@ -112,7 +113,7 @@ class Check:
         there = ray.cluster_resources()
         if ray.get(ray.remote(num_cpus=0.1)(_add).remote(1, 1), timeout=120) != 2:
             raise ResourceError("a task on Ray gave a wrong result")
-        check_resources(self.config, there)
+        check_resources(self.config, nodes())
         return f"{ray.__version__}, {len(ray.nodes())} node(s), {there.get('CPU', 0):g} CPUs; a task ran on it"
 
     def gpu(self) -> str:
@@ -221,7 +222,7 @@ class Check:
         """Each loss in use is a finite number."""
         if self.out is None:
             raise NotTried("waits for the forward pass")
-        means = loss_of(self.config)(self.out, self._batch())
+        means = MultitaskLoss.from_config(self.config)(self.out, self._batch())
         _refuse_infinite(means)
         return "  ".join(f"{name} {value.item():.3f}" for name, value in means.items())
 
@@ -230,7 +231,7 @@ class Check:
         model = self._made().train()
         optimizer = build_optimizer(model, self.config.optim)
         before = [[p.detach().clone() for p in group["params"]] for group in optimizer.param_groups]
-        loss = loss_of(self.config)
+        loss = MultitaskLoss.from_config(self.config)
         weights = self.config.loss.final.model_dump() if self.config.loss.use_scheduler else loss.loss_weights
         precision, why = self._precision(model)
         result = train_step(

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import ray
 import torch
 
 from deepcoro.config import Config
@@ -35,7 +34,7 @@ from deepcoro.launch.estimate import (
 from deepcoro.launch.going_on import check_going_on
 from deepcoro.launch.lock import is_running
 from deepcoro.launch.paths import absolute
-from deepcoro.launch.resources import check_resources, set_environment, start_ray, threads_per_worker
+from deepcoro.launch.resources import check_resources, nodes, set_environment, start_ray, threads_per_worker
 from deepcoro.launch.show import align, differences, indent
 from deepcoro.launch.train import resolve, run_folder, save_tokenizer
 from deepcoro.models.multitask import MultitaskModel
@@ -252,13 +251,14 @@ def _say_resources(config: Config) -> None:
     takers = part.num_workers + beside
     asked = [takers * part.cpus_per_worker + part.cpus_per_data_task, takers if part.use_gpu else 0]
     start_ray()
-    there = ray.cluster_resources()
+    machines = nodes()
+    there = {kind: sum(machine.get(kind, 0) for machine in machines) for kind in ("CPU", "GPU")}
     print(f"resources, of {'the cluster' if os.environ.get('RAY_ADDRESS') else 'this machine'}")
     rows = [["", "asked for", "there"]]
-    rows += [[k, f"{n:g}", f"{there.get(k, 0):g}"] for k, n in zip(("CPU", "GPU"), asked, strict=True)]
+    rows += [[k, f"{n:g}", f"{there[k]:g}"] for k, n in zip(("CPU", "GPU"), asked, strict=True)]
     print(*indent(align(rows)), f"  for {workers} and one data task beside them", sep="\n")
     try:
-        check_resources(config, there)
+        check_resources(config, machines)
     except ResourceError:
         print("  that does not fit\n")
         raise

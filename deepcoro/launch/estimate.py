@@ -183,13 +183,6 @@ def synthetic_batch(config: Config, rows: int, text_tokens: int, device: torch.d
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
-def loss_of(config: Config) -> MultitaskLoss:
-    """The losses as a config describes them."""
-    part = config.captioning
-    weights = config.loss.weights.model_dump()
-    return MultitaskLoss(weights, config.contrastive.loss_type, part.label_smoothing, part.ignore_index)
-
-
 def time_step(config: Config, rows: int, text_tokens: int, device: torch.device, threads: int) -> float:
     """Seconds of a training step on ``rows`` of noise, with weights at random; the better of two after a warm-up."""
     before = torch.get_num_threads()
@@ -197,7 +190,7 @@ def time_step(config: Config, rows: int, text_tokens: int, device: torch.device,
     try:
         model = MultitaskModel(config, _random_text_encoder(config)).to(device).train()
         optimizer = build_optimizer(model, config.optim)
-        batch, loss = synthetic_batch(config, rows, text_tokens, device), loss_of(config)
+        batch, loss = synthetic_batch(config, rows, text_tokens, device), MultitaskLoss.from_config(config)
         weights: Mapping[str, float] = (
             config.loss.final.model_dump() if config.loss.use_scheduler else loss.loss_weights
         )

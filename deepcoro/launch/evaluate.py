@@ -64,6 +64,8 @@ def evaluate(
             neighbours = _neighbours(trained, train, num_neighbours, device)
     measured = measure(records, units, constants, config, neighbours)
     metrics, step = measured.metrics, trained.checkpoint.name
+    if split == "test":  # before anything of it can be seen
+        times = log_test_evaluation(run, step, metrics)
     about = {"split": split, "checkpoint": step}
     write_summary(run / "summary.json", metrics, about)
     write_summary(run / f"summary_{split}.json", metrics, about)
@@ -86,7 +88,6 @@ def evaluate(
             row = told[place]
             print(f"\n{row['unit_id']}\n  true     {row['true']}\n  written  {row['written']}")
     if split == "test":
-        times = log_test_evaluation(run, step, metrics)
         print(f"\nThis run has been measured on test {times} time{'s' if times > 1 else ''} ({run / TEST_LOG}).")
     print(flush=True)
     return metrics
@@ -106,7 +107,7 @@ def _neighbours(trained: TrainedModel, train: Units, limit: int, device: torch.d
     config = trained.config
     indices = np.flatnonzero(train.has_text())
     if len(indices) > limit:
-        indices = np.sort(np.random.default_rng(config.seed).choice(indices, limit, replace=False))
+        indices = np.sort(np.random.default_rng(0).choice(indices, limit, replace=False))
     records = predict_units(trained.model, config, train, indices, trained.tokenizer, device, embed_only=True)
     return fit_neighbours(records, train, config)
 

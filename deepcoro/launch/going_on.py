@@ -20,10 +20,16 @@ def check_going_on(checkpoint: Path, config: Config, dataset: PreparedDataset) -
     fields that do change, as lines ``key: before -> now``.
 
     Raises:
-        ConfigError: a field differs that the weights or the place in the stream depend on; all of them are named.
+        ConfigError: a field differs that the weights or the place in the stream depend on; all of them are named. Or
+            the run is to end before the step it has reached.
         DataError: the dataset was prepared anew since.
     """
     check_same_dataset(checkpoint, dataset)
+    if int(checkpoint.name) > config.training.num_steps:
+        raise ConfigError(
+            f"{checkpoint.parent.parent} stands at step {checkpoint.name}, beyond training.num_steps="
+            f"{config.training.num_steps}; give at least as many steps, or another name"
+        )
     before = Config.load(checkpoint / "config.yaml")
     config = config.merge({"captioning": {"vocab_size": config.captioning.vocab_size or before.captioning.vocab_size}})
     old, new = _flat(before.model_dump(mode="json")), _flat(config.model_dump(mode="json"))

@@ -6,6 +6,7 @@ import json
 import sys
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 
@@ -95,7 +96,7 @@ class Progress:
             for name, value in newest.items()
             if name.startswith("loss/") and name != "loss/total"
         )
-        eta = "" if left is None else f"  left {time.strftime('%H:%M:%S', time.gmtime(left))}"
+        eta = "" if left is None else f"  left {timedelta(seconds=round(left))}"
         return (
             f"step {newest['step']}/{total}{eta}  loss {newest['loss/total']:.3f}  {losses}  "
             f"{newest['throughput/clips_per_second']:.1f} clips/s  waiting {newest['throughput/data_wait_share']:.0%}"

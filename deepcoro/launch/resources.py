@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
 
-from deepcoro.config import Config
+from deepcoro.config import Config, ResourcesConfig
 from deepcoro.errors import ResourceError
 from deepcoro.launch.cluster import join
 from deepcoro.launch.paths import submitted_environment
@@ -86,18 +87,24 @@ def _environment_of_workers() -> dict[str, str]:
     return {key: os.environ[key] for key in ENVIRONMENT if key not in job}
 
 
-def check_resources(config: Config, available: dict[str, float]) -> None:
+def nodes() -> list[dict[str, float]]:
+    """The resources of each machine of the cluster."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def check_resources(config: Config, machines: Sequence[Mapping[str, float]]) -> None:
     """Refuse a run that this cluster cannot hold: all workers, one data task beside them, and the task that validates
-    where ``evaluation.asynchronous`` asks for one (it takes what a worker takes).
+    where ``evaluation.asynchronous`` asks for one (it takes what a worker takes). None of them can be shared out over
+    two machines.
 
     Args:
-        available: what ``ray.cluster_resources()`` says.
+        machines: what ``nodes`` says.
 
     Raises:
         ResourceError: with the sum spelled out.
     """
     part, beside = config.resources, int(config.evaluation.asynchronous)
-    cpus, gpus = available.get("CPU", 0.0), available.get("GPU", 0.0)
+    cpus, gpus = (sum(machine.get(kind, 0.0) for machine in machines) for kind in ("CPU", "GPU"))
     takers = part.num_workers + beside
     needed = takers * part.cpus_per_worker + part.cpus_per_data_task
     validation = f" + {beside} validation task of {part.cpus_per_worker:g}" if beside else ""
@@ -114,6 +121,27 @@ def check_resources(config: Config, available: dict[str, float]) -> None:
             f"the run asks for {takers} GPUs ({part.num_workers} workers x 1{' + 1 to validate' if beside else ''}), "
             f"and there are {gpus:g}; set resources.num_workers, or resources.use_gpu=false"
         )
+    fits = max((_room(part, machines, place) for place in range(len(machines))), default=0)
+    if takers > fits:
+        each = ", ".join(f"{m.get('CPU', 0):g} CPUs and {m.get('GPU', 0):g} GPUs" for m in machines)
+        raise ResourceError(
+            f"the run asks for {part.num_workers} workers of {part.cpus_per_worker:g} CPUs{' and a GPU' * part.use_gpu}"
+            f"{validation} + one data task of {part.cpus_per_data_task:g}, each on one machine. There are enough in "
+            f"all, and room for {fits} beside the data task: the machines have {each}. Set resources.num_workers or "
+            "resources.cpus_per_worker"
+        )
+
+
+def _room(part: ResourcesConfig, machines: Sequence[Mapping[str, float]], data_task: int) -> int:
+    """How many workers the machines hold when the data task is on one of them."""
+    room = 0
+    for place, machine in enumerate(machines):
+        cpus = machine.get("CPU", 0.0) - (part.cpus_per_data_task if place == data_task else 0.0)
+        if cpus < -1e-6:
+            return 0
+        most = int((cpus + 1e-6) / part.cpus_per_worker)
+        room += min(most, int(machine.get("GPU", 0.0))) if part.use_gpu else most
+    return room
 
 
 def threads_per_worker(config: Config) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 import ray
 import ray.data
 from ray.train import (
+    ControllerError,
     DataConfig,
     FailureConfig,
     LoggingConfig,
@@ -31,7 +32,7 @@ from deepcoro.launch.going_on import check_going_on
 from deepcoro.launch.lock import hold
 from deepcoro.launch.paths import absolute
 from deepcoro.launch.progress import Progress
-from deepcoro.launch.resources import check_resources, set_environment, start_ray, threads_per_worker
+from deepcoro.launch.resources import check_resources, nodes, set_environment, start_ray, threads_per_worker
 from deepcoro.launch.stop import StopRequests
 from deepcoro.launch.validate import validation_config
 from deepcoro.models.text_encoder import load_tokenizer, longest_text
@@ -59,7 +60,7 @@ def train(config: Config) -> Path:
     config = resolve(config, dataset, units)
     opened = time.perf_counter()
     start_ray()
-    check_resources(config, ray.cluster_resources())
+    check_resources(config, nodes())
     startup = {"data": opened - began, "ray": time.perf_counter() - opened}
     with hold(run):
         config, start = _take_up(config, run, dataset)
@@ -148,6 +149,10 @@ def _fit(config: Config, run: Path, units: Units, fingerprint: str, startup: dic
     )
     try:
         trainer.fit()
+    except ControllerError as error:  # where the stream is made anew after a failure
+        if isinstance(error.controller_failure, DeepCoroError):
+            raise error.controller_failure from None
+        raise
     except WorkerGroupError as error:
         for failure in error.worker_failures.values():
             if isinstance(failure, DeepCoroError):

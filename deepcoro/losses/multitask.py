@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from deepcoro.config import Config
 from deepcoro.losses.captioning import caption_targets, captioning_loss
 from deepcoro.losses.contrastive import CONTRASTIVE_LOSSES
 from deepcoro.losses.masked_modeling import masked_modeling_loss
@@ -51,6 +52,13 @@ class MultitaskLoss(nn.Module):
             raise ValueError(f"contrastive_loss_type must be one of {known}, got {contrastive_loss_type!r}")
         self.contrastive = CONTRASTIVE_LOSSES[contrastive_loss_type]
         self.label_smoothing, self.ignore_index = label_smoothing, ignore_index
+
+    @classmethod
+    def from_config(cls, config: Config) -> MultitaskLoss:
+        """The losses as a config describes them."""
+        part = config.captioning
+        weights = config.loss.weights.model_dump()
+        return cls(weights, config.contrastive.loss_type, part.label_smoothing, part.ignore_index)
 
     def counts(self, batch: Mapping[str, Any], num_hidden: int) -> dict[str, Tensor]:
         """What each sum of this batch is divided by: rows with report, asked tokens, hidden tokens of valid views."""

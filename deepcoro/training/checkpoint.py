@@ -34,10 +34,8 @@ def save_checkpoint(
     training_state: dict[str, Any],
     config: Config,
     fingerprint: str,
-    keep: int,
-    protected: Collection[int] = (),
 ) -> Path:
-    """Write ``run/checkpoints/<step>`` and delete all but the newest ``keep`` and the ``protected`` steps.
+    """Write ``run/checkpoints/<step>``.
 
     ``training_state`` holds tensors, numbers and strings only (it loads with ``weights_only=True``); ``fingerprint`` is
     the prepared dataset's. The tokenizer is taken from ``run/tokenizer``.
@@ -48,17 +46,24 @@ def save_checkpoint(
     # Tied weights are stored once each: safetensors refuses tensors that share memory.
     weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     try:
-        place = _write(run, step, model, weights, training_state, config, fingerprint)
-        for old in committed_steps(run)[:-keep]:
-            if old not in protected:
-                shutil.rmtree(run / "checkpoints" / str(old))
+        return _write(run, step, model, weights, training_state, config, fingerprint)
     # torch's writer says RuntimeError where the disk is full, and safetensors has an error of its own.
     except (OSError, SafetensorError, RuntimeError) as error:
         free = shutil.disk_usage(run).free / 1e6
         raise SaveError(
             f"the checkpoint of step {step} could not be written to {run}, where {free:,.0f} MB are free: {error}"
         ) from error
-    return place
+
+
+def drop_old_checkpoints(run: Path, keep: int, protected: Collection[int]) -> None:
+    """Delete all but the newest ``keep`` and the ``protected`` steps.
+
+    Raises:
+        OSError: one of them stays, such as where another machine still reads it.
+    """
+    for old in committed_steps(run)[:-keep]:
+        if old not in protected:
+            shutil.rmtree(run / "checkpoints" / str(old))
 
 
 def _write(
@@ -72,8 +77,8 @@ def _write(
 ) -> Path:
     folder = run / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(".*"):  # of a writer that was killed; a run has one writer at a time
-        shutil.rmtree(left)
+    for left in folder.glob(".[0-9]*-*"):  # of a writer that was killed; a run has one writer at a time
+        shutil.rmtree(left, ignore_errors=True)
     scratch = folder / f".{step}-{uuid.uuid4().hex[:8]}"
     scratch.mkdir()
     try:

@@ -32,7 +32,9 @@ from deepcoro.models.multitask import MultitaskModel
 from deepcoro.training import validation
 from deepcoro.training.board import Board, note, note_problems
 from deepcoro.training.checkpoint import (
+    committed_steps,
     drop_checkpoints_after,
+    drop_old_checkpoints,
     load_training_state,
     load_weights,
     newest_checkpoint,
@@ -101,12 +103,7 @@ class Worker:
         self.counters["starts"] += 1
         self.saved_step = self.step
         self.wrapped = _wrap(self.model, self.device)
-        self.loss = MultitaskLoss(
-            config.loss.weights.model_dump(),
-            config.contrastive.loss_type,
-            config.captioning.label_smoothing,
-            config.captioning.ignore_index,
-        )
+        self.loss = MultitaskLoss.from_config(config)
         self.weights_at = _weights_at(config)
         self.validation = validation.Validation(config, self.run, self.device, self.group)
         self.board: Board | None = None
@@ -125,6 +122,8 @@ class Worker:
         """From where the run stands to its last step, or until it is asked to stop."""
         config = self.config
         batches = self.throughput.waiting(iterate(ray.train.get_dataset_shard("train"), config.micro_batch_size))
+        if config.evaluation.asynchronous:
+            self._make_up_for_validations()
         while True:
             if validation.is_due(config, self.step):
                 self.validate()
@@ -171,15 +170,13 @@ class Worker:
         self.step += 1
         for batch in rows:
             self.positions.add(self.step, batch["position"])
-        share = result.valid_share.item()
-        views = training.batch_size * config.data.num_videos
-        self.counters["lost_views"] += round((1 - share) * views)
-        self.counters["blind_steps"] = 0 if share > 0 else self.counters["blind_steps"] + 1
+        self.counters["lost_views"] += int(result.lost_views.item())
+        self.counters["blind_steps"] = 0 if result.valid_share.item() > 0 else self.counters["blind_steps"] + 1
         if self.counters["blind_steps"] == _MAX_BLIND_STEPS:
             raise TrainingError(
                 f"no video could be read in {_MAX_BLIND_STEPS} steps in a row; {self.run}/problems.jsonl says why"
             )
-        self.throughput.add(views)
+        self.throughput.add(training.batch_size * config.data.num_videos)
         if self.board is not None and (self.step % training.log_every == 0 or self.step == training.num_steps):
             with self.throughput.telling():
                 self._log(self.board, result, rates, weights)
@@ -196,23 +193,29 @@ class Worker:
                 "scaler": self.scaler.state_dict() if self.scaler is not None else {},
                 "counters": self.counters,
             }
-            keep = self.config.training.keep_checkpoints
             try:
-                protected = validation.steps_to_keep(self.run, self.config)
                 self.positions.write(self.step)
-                save_checkpoint(self.run, self.step, self.model, state, self.config, self.fingerprint, keep, protected)
+                save_checkpoint(self.run, self.step, self.model, state, self.config, self.fingerprint)
             except (SaveError, OSError) as error:
                 stays = f"the checkpoint of step {self.saved_step} stays" if self.saved_step else "nothing is saved yet"
                 note(self.run, f"{error}. The run goes on; {stays}")
             else:
                 self.positions.commit(self.step)
                 self.saved_step = self.step
+                self._drop_old_checkpoints()
         self.saved_step = from_first(self.saved_step, self.group)
         if self.saved_step < self.step == self.config.training.num_steps:
             raise TrainingError(
                 f"the last checkpoint of {self.run} could not be written (problems.jsonl says why); make room, and "
                 f"start the run again: it goes on from step {self.saved_step}"
             )
+
+    def _drop_old_checkpoints(self) -> None:
+        try:
+            protected = validation.steps_to_keep(self.run, self.config)
+            drop_old_checkpoints(self.run, self.config.training.keep_checkpoints, protected)
+        except OSError as error:  # the new one is there; the next save tries again
+            note(self.run, f"older checkpoints could not be removed: {error}")
 
     def validate(self) -> None:
         """Measure the model on the validation patients, once a step, here or in a task beside the workers."""
@@ -224,8 +227,7 @@ class Worker:
                 drawn = draw_pictures(self.model, self.config, batch, self.validation.tokenizer)
                 self.board.pictures(self.step, drawn)
         if self._asynchronous(self.step):
-            self._validate_beside()
-            self.awaited.append(self.step)
+            self._validate_beside(self.step)
         else:
             metrics = self.validation.run(self.model)
             if self.board is not None:
@@ -246,17 +248,28 @@ class Worker:
     def _asynchronous(self, step: int) -> bool:
         return self.config.evaluation.asynchronous and validation.is_due(self.config, step)
 
-    def _validate_beside(self) -> None:
-        """Have Ray Train start its validation task for this step. Ray wants to copy what it is to validate into a store
+    def _make_up_for_validations(self) -> None:
+        """Have the steps validated whose tasks ended with an earlier start."""
+        config, steps = self.config, [0]
+        if self.rank == 0:
+            results = validation.read_results(self.run)
+            saved = [step for step in committed_steps(self.run) if step < self.step and step not in results]
+            steps += [step for step in saved if validation.is_due(config, step)]
+        for number in range(1, from_first(len(steps), self.group)):
+            self._validate_beside(from_first(steps[number] if self.rank == 0 else 0, self.group))
+
+    def _validate_beside(self, step: int) -> None:
+        """Have Ray Train start its validation task for a step. Ray wants to copy what it is to validate into a store
         of its own: it gets the number of the step, and the task takes the checkpoint from the run's folder."""
-        if self.saved_step < self.step:  # what could not be saved cannot be measured elsewhere
-            ray.train.report({"step": self.step})
+        if self.saved_step < step:  # what could not be saved cannot be measured elsewhere
+            ray.train.report({"step": step})
             return
         with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "step").write_text(str(self.step))
+            (Path(folder) / "step").write_text(str(step))
             checkpoint = ray.train.Checkpoint.from_directory(folder) if self.rank == 0 else None
-            task = ray.train.ValidationTaskConfig(fn_kwargs={"step": self.step}) if self.rank == 0 else False
-            ray.train.report({"step": self.step}, checkpoint=checkpoint, validation=task)
+            task = ray.train.ValidationTaskConfig(fn_kwargs={"step": step}) if self.rank == 0 else False
+            ray.train.report({"step": step}, checkpoint=checkpoint, validation=task)
+        self.awaited.append(step)
 
     def _check_positions(self, rows: list[Any]) -> None:
         """Hold the batches against the stream: step s is positions [s*B, (s+1)*B), dealt out as ``StreamLayout`` says.

@@ -19,17 +19,20 @@ from torch import nn
 from deepcoro.errors import TrainingError
 from deepcoro.losses.multitask import MultitaskLoss, reduce_counts
 
+_SMALLEST_SCALE = 2.0**-10  # of fp16: it starts at 65,536, and gradients that overflow here are not too large but wrong
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
 class StepResult:
-    """Means over the whole batch, on the device; ``valid_share`` is the share of views that could be decoded."""
+    """Means over the whole batch, on the device; ``valid_share`` is the share of views that are there, ``lost_views``
+    the number of those that could not be read."""
 
     losses: dict[str, torch.Tensor]
     total: torch.Tensor
     grad_norm: torch.Tensor
     valid_share: torch.Tensor
+    lost_views: torch.Tensor
 
 
 def train_step(
@@ -58,7 +61,11 @@ def train_step(
     num_hidden = batches[0]["mask_order"].shape[-1] - num_visible
     counts = [loss.counts(batch, num_hidden) for batch in batches]
     valid = torch.cat([batch["valid"] for batch in batches])
-    views = {"views": valid.sum(), "places": torch.tensor(valid.numel(), device=valid.device)}
+    views = {
+        "views": valid.sum(),
+        "places": torch.tensor(valid.numel(), device=valid.device),
+        "lost": torch.cat([batch.get("num_lost", valid.new_zeros(1).long()) for batch in batches]).sum(),
+    }
     counted = reduce_counts({key: torch.stack([c[key] for c in counts]).sum() for key in counts[0]} | views)
 
     optimizer.zero_grad(set_to_none=True)
@@ -83,7 +90,10 @@ def train_step(
     grad_norm = nn.utils.clip_grad_norm_(parameters, max_grad_norm)
     losses = _sum_over_workers(sums, world)
     total = loss.weigh(losses, weights)
-    if scaler is None and not torch.isfinite(grad_norm + total):
+    overflowed = scaler is not None and not torch.isfinite(grad_norm)  # the scale was too large, and will be lowered
+    if not torch.isfinite(total if overflowed else grad_norm + total) or (
+        scaler is not None and overflowed and scaler.get_scale() < _SMALLEST_SCALE
+    ):
         raise TrainingError(
             f"a loss or gradient is not finite: losses {_plain(losses)}, gradient norm {grad_norm.item()}. The "
             "weights were "
@@ -95,7 +105,7 @@ def train_step(
         scaler.update()
     else:
         optimizer.step()
-    return StepResult(losses, total, grad_norm, counted["views"] / counted["places"])
+    return StepResult(losses, total, grad_norm, counted["views"] / counted["places"], counted["lost"])
 
 
 def _without_sync(model: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:

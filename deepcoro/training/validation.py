@@ -8,6 +8,7 @@ files of the steps that it will take again.
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +28,7 @@ from deepcoro.models.text_encoder import load_tokenizer
 from deepcoro.training.board import Board, note
 from deepcoro.training.checkpoint import committed_steps
 
+_MOST_WAITING = 8  # checkpoints that are kept for tasks that validate beside the workers
 _NUM_PICTURED = 8  # validation units that are drawn in TensorBoard
 
 
@@ -145,15 +147,16 @@ def drop_results_after(run: Path, step: int) -> None:
 
 
 def steps_to_keep(run: Path, config: Config) -> set[int]:
-    """Steps whose checkpoints stay however old they are: the best one, and the newest two that wait for a task to
-    validate them."""
-    name = config.training.best_metric
-    if name is None:
+    """Steps whose checkpoints stay however old they are: the best one, and the newest that wait to be validated (not
+    all: a validation that failed leaves no result)."""
+    wants_best = config.training.best_metric is not None
+    if not wants_best and not config.evaluation.asynchronous:
         return set()
     results, saved = read_results(run), committed_steps(run)
     waiting = [step for step in saved if is_due(config, step) and step not in results]
-    best = note_best(run, config)
-    return {*waiting[-2:], *([best] if best is not None else [])}
+    best = note_best(run, config) if wants_best else None
+    num_waiting = _MOST_WAITING if config.evaluation.asynchronous else 2
+    return {*waiting[-num_waiting:], *([best] if best is not None else [])}
 
 
 def note_best(run: Path, config: Config) -> int | None:
@@ -166,7 +169,7 @@ def note_best(run: Path, config: Config) -> int | None:
         (run / "best.json").unlink(missing_ok=True)
         return None
     best = max(there, key=lambda step: (sign * values[step], -step))
-    scratch = run / ".best.partial"
+    scratch = run / f".best-{uuid.uuid4().hex[:8]}.partial"  # a task that validates may write it at the same time
     scratch.write_text(json.dumps({"step": best, "metric": name, "value": values[best]}) + "\n")
     scratch.rename(run / "best.json")
     return best

@@ -5,23 +5,25 @@ python -m experiments.bench.overhead_runs ours|bare CONFIG.yaml
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
 from pathlib import Path
 
 from deepcoro.config import Config
+from deepcoro.errors import RunStopped
 
 _BATCHES_HELD = 8
 
 
 def ours(config: Config) -> None:
-    """Train as anybody would; the last line says when the imports were done."""
+    """Train as anybody would, until it is asked to stop; the first line says when the imports were done."""
     from deepcoro.launch.train import train
 
-    imported = time.time()
-    train(config)
-    print(json.dumps({"imported": imported}))
+    print(json.dumps({"imported": time.time()}), flush=True)
+    with contextlib.suppress(RunStopped):
+        train(config)
 
 
 def bare(config: Config) -> None:
@@ -51,10 +53,7 @@ def bare(config: Config) -> None:
     batches = [to_torch(trim_text(dict(reader.read(p, order.units(p)))), device) for p in positions]
     model = MultitaskModel.from_pretrained_text(config).train()
     optimizer = build_optimizer(model, config.optim)
-    part = config.captioning
-    loss = MultitaskLoss(
-        config.loss.weights.model_dump(), config.contrastive.loss_type, part.label_smoothing, part.ignore_index
-    )
+    loss = MultitaskLoss.from_config(config)
     weights = config.loss.weights.model_dump()
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters", file=sys.stderr)
     taken = 0

@@ -45,6 +45,7 @@ def test_shapes_and_types_are_those_of_the_batch(read, tiny_config):
         "report_key": ((3,), "int64"),
         "boxes": ((3, 1, 8, 5), "float32"),
         "position": ((3,), "int64"),
+        "num_lost": ((3,), "int64"),
     }
     assert batch["unit_id"].tolist() == ["v0", "v2", "v3"]
 
@@ -64,8 +65,10 @@ def test_evaluation_is_the_same_at_any_position_but_for_the_mask(read):
 
 def test_evaluation_repeats_itself_exactly(read):
     one, two = read()(["v0", "v2", "v6"]), read()(["v0", "v2", "v6"])
+    other_run = read("seed=7")(["v0", "v2", "v6"])  # of another seed: the same clips and masks, to be compared
     for key in one:
         assert np.array_equal(one[key], two[key], equal_nan=one[key].dtype.kind == "f")
+        assert np.array_equal(one[key], other_run[key], equal_nan=one[key].dtype.kind == "f")
 
 
 def test_a_position_gives_the_same_row_in_any_company(read):
@@ -109,7 +112,7 @@ def test_an_undecodable_video_keeps_its_place_and_counts_for_nothing(read):
     assert (batch["clip"][1] == 0).all()
     assert np.array_equal(np.sort(batch["mask_order"][1, 0]), np.arange(18))
     assert "v6.avi" in batch["problem"][1]
-    assert batch["problem"][[0, 2]].tolist() == ["", ""]
+    assert batch["problem"][[0, 2]].tolist() == ["", ""] and batch["num_lost"].tolist() == [0, 1, 0]
 
 
 def test_text_is_padded_to_the_batch(read):

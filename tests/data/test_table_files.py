@@ -88,6 +88,13 @@ def test_tables_are_written_once_and_for_their_owner_alone(folder, shelf):
     assert {file.name: file.stat().st_mtime_ns for file in place.iterdir()} == written
 
 
+def test_an_address_keeps_its_links(folder, tmp_path):
+    (tmp_path / "link").symlink_to(folder, target_is_directory=True)
+    units = PreparedDataset.open(f"{tmp_path}/link").units("train")
+    assert units.tables.source[0] == f"{tmp_path}/link"
+    assert pickle.loads(pickle.dumps(units)).video_rows(0) == units.video_rows(0)
+
+
 def test_a_rewritten_file_is_noticed_though_its_size_and_footer_are_the_same(folder):
     reorder(folder, 0, 0)  # as it was, but written by the same means
     size = (folder / "videos.parquet").stat().st_size

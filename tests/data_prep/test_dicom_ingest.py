@@ -15,6 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from pydicom._dicom_dict import DicomDictionary
+from pydicom.datadict import tag_for_keyword
+from pydicom.tag import Tag
 
 from data_prep.dicom import ingest as ingest_module
 from data_prep.dicom import workers as workers_module
@@ -124,6 +127,47 @@ def test_the_dataset_names_nobody(tmp_path: Path) -> None:
         assert path.stat().st_mode & 0o777 == 0o600
     (quarantined,) = rows(output, "quarantine")
     assert f"{quarantined['source']},Quixotewitz/two.dcm,,truncated" in (tmp_path / "out.sources.csv").read_text()
+
+
+def test_nothing_that_any_text_tag_says_leaves_the_door(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Every text element of the DICOM dictionary holds a word, a date or an id to look for."""
+    texts = {"AE", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"}
+    needed = {"StudyInstanceUID", "SOPInstanceUID", "SOPClassUID", "PatientID"}
+    planted = dict.fromkeys(texts, "Zqplanted") | {"DA": "19390217", "DT": "19390217101112.5"}
+    tags: dict[str, Any] = {}
+    for kind, count, *_, retired, keyword in DicomDictionary.values():
+        if keyword and kind in planted and count in ("1", "1-n") and not retired and keyword not in needed:
+            tags[keyword] = planted[kind]
+        elif keyword and kind == "UI" and keyword not in needed | {"TransferSyntaxUID"} and count == "1":
+            tags[keyword] = "1.2.826.0.1.777.55"
+    assert len(tags) > 800
+    tags = {name: value for name, value in tags.items() if Tag(tag_for_keyword(name)).group not in (0, 2, 4)}
+    for name, length in (("good", 0), ("cut", 9)):
+        path = tmp_path / "in" / f"Zqplanted {name}"
+        cine(path, "Zqplanted", "1.2.826.0.1.777.55.1", f"1.2.826.0.1.777.55.{2 + length}", **tags)
+        if length:
+            path.write_bytes(path.read_bytes()[:-length])
+    summary = ingest(tmp_path / "in", tmp_path / "out")
+    assert summary.description["counts"]["found"] == 2 and summary.description["counts"]["ingested"] == 1
+    said = "".join(capfd.readouterr()).encode()
+    everything = [said] + [path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    everything += [str(path.relative_to(tmp_path)).encode() for path in (tmp_path / "out").rglob("*")]
+    everything += [json.dumps(rows(tmp_path / "out", name)).encode() for name in ("studies", "videos", "quarantine")]
+    for content in everything:
+        for word in (b"zqplanted", b"19390217", b"777.55"):
+            assert word not in content.lower()
+
+
+def test_research_ids_can_be_kept(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    cine(source / "a.dcm", "P7", "1.1", "1.1.1")
+    cine(source / "b.dcm", "no/name", "1.2", "1.2.1")
+    ingest(source, tmp_path / "out", keep_ids=True)
+    key = load_or_create_key(tmp_path / "out.key")
+    assert {row["patient_id"] for row in rows(tmp_path / "out", "studies")} == {"P7", key.id_of("patient", "no/name")}
+    assert {row["video_id"] for row in rows(tmp_path / "out", "videos")} == {"1.1.1", "1.2.1"}
+    with pytest.raises(DataError, match="made with the key"):
+        ingest(source, tmp_path / "out")
 
 
 def test_ids_and_splits_belong_to_the_key(tmp_path: Path) -> None:

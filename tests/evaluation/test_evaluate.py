@@ -53,7 +53,7 @@ def run(data, some_ray, tiny_config, tiny_model, text_folder, tmp_path_factory):
     config = tiny_config(f"data.path={data}", "evaluation.batch_size=3", "evaluation.num_resamples=50")
     load_tokenizer(str(text_folder)).save_pretrained(folder / "tokenizer")
     for step in (3, 6):
-        save_checkpoint(folder, step, tiny_model(config, step), {"step": step}, config, "made-for-tests", keep=2)
+        save_checkpoint(folder, step, tiny_model(config, step), {"step": step}, config, "made-for-tests")
     return folder
 
 

@@ -14,7 +14,7 @@ from deepcoro.training.checkpoint import save_checkpoint
 @pytest.fixture(autouse=True)
 def two_cpus(monkeypatch):
     monkeypatch.setattr(module, "start_ray", lambda: None)
-    monkeypatch.setattr(module.ray, "cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr(module, "nodes", lambda: [{"CPU": 2.0}])
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_gpus_that_are_not_there_do_not_fit(config, capsys):
 def begun(config, tmp_path, tiny_model, text_folder):
     run = tmp_path / "runs" / "tiny"
     load_tokenizer(str(text_folder)).save_pretrained(run / "tokenizer")
-    save_checkpoint(run, 4, tiny_model(config()), {"step": 4}, config(), "made-for-tests", keep=2)
+    save_checkpoint(run, 4, tiny_model(config()), {"step": 4}, config(), "made-for-tests")
     return run
 
 

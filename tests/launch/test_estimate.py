@@ -9,13 +9,13 @@ from deepcoro.launch.estimate import (
     activation_bytes,
     count_parameters,
     empty_model,
-    loss_of,
     passes,
     state_bytes,
     step_flops,
     synthetic_batch,
     time_step,
 )
+from deepcoro.losses.multitask import MultitaskLoss
 from deepcoro.training.optim import build_optimizer
 from deepcoro.training.step import train_step
 
@@ -44,7 +44,7 @@ def test_operations_are_those_that_torch_counts(tiny_config, tiny_model, variant
     model, batch = tiny_model(config).train(), synthetic_batch(config, ROWS, TOKENS, CPU)
     # The plain kernel: torch's counter knows nothing of the fused one on the CPU.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        loss_of(config)(model(batch, config.num_visible), batch)["total"].backward()
+        MultitaskLoss.from_config(config)(model(batch, config.num_visible), batch)["total"].backward()
     estimate = step_flops(passes(config, model, TOKENS), ROWS)
     assert estimate == pytest.approx(counter.get_total_flops(), rel=0.08)
 
@@ -63,7 +63,7 @@ def test_activations_are_about_what_torch_keeps(tiny_config, tiny_model, variant
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss_of(config)(model(batch, config.num_visible), batch)
+        MultitaskLoss.from_config(config)(model(batch, config.num_visible), batch)
     measured = sum(size for size, _ in kept.values())
     assert 0.6 < activation_bytes(passes(config, model, TOKENS), ROWS, "fp32") / measured < 1.4
 
@@ -82,7 +82,7 @@ def test_state_is_what_the_optimizer_and_the_gradients_hold_after_a_step(tiny_co
     config = tiny_config()
     model = tiny_model(config).train()
     optimizer = build_optimizer(model, config.optim)
-    loss = loss_of(config)
+    loss = MultitaskLoss.from_config(config)
     train_step(
         model, loss, optimizer, [synthetic_batch(config, ROWS, TOKENS, CPU)], loss.loss_weights, config.num_visible
     )

@@ -18,7 +18,7 @@ def make_run(tmp_path, tiny_config, tiny_model, dataset_folder, report_tokenizer
         config = tiny_config(f"data.path={dataset_folder}", *assignments)
         load_tokenizer(str(text_folder)).save_pretrained(tmp_path / "tokenizer")
         for step in (3, 5):
-            save_checkpoint(tmp_path, step, tiny_model(config), {"step": step}, config, "made-for-tests", keep=2)
+            save_checkpoint(tmp_path, step, tiny_model(config), {"step": step}, config, "made-for-tests")
         return tmp_path
 
     return make

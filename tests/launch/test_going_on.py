@@ -12,7 +12,7 @@ from deepcoro.training.checkpoint import save_checkpoint
 @pytest.fixture
 def begun(tiny_config, tiny_model, tmp_path, dataset_folder):
     config = tiny_config()
-    place = save_checkpoint(tmp_path, 3, tiny_model(config), {"step": 3}, config, "made-for-tests", 1)
+    place = save_checkpoint(tmp_path, 3, tiny_model(config), {"step": 3}, config, "made-for-tests")
     return place, PreparedDataset.open(dataset_folder)
 
 
@@ -42,6 +42,12 @@ def test_what_the_weights_or_the_stream_hang_on_may_not(begun, tiny_config, assi
         check_going_on(begun[0], tiny_config(*assignments), begun[1])
 
 
+def test_a_run_cannot_end_before_the_step_it_has_reached(begun, tiny_config):
+    checkpoint, dataset = begun
+    with pytest.raises(ConfigError, match=r"stands at step 3, beyond training.num_steps=2"):
+        check_going_on(checkpoint, tiny_config("training.num_steps=2", "optim.warmup_steps=1"), dataset)
+
+
 def test_the_vocabulary_is_taken_from_the_checkpoint(begun, tiny_config):
     config = tiny_config()
     left_out = config.merge({"captioning": {"vocab_size": None}})
@@ -50,6 +56,6 @@ def test_the_vocabulary_is_taken_from_the_checkpoint(begun, tiny_config):
 
 def test_another_preparation_is_refused(tiny_config, tiny_model, tmp_path, dataset_folder):
     config = tiny_config()
-    place = save_checkpoint(tmp_path, 3, tiny_model(config), {"step": 3}, config, "another", 1)
+    place = save_checkpoint(tmp_path, 3, tiny_model(config), {"step": 3}, config, "another")
     with pytest.raises(DataError, match="another dataset"):
         check_going_on(place, config, PreparedDataset.open(dataset_folder))

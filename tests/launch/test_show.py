@@ -28,7 +28,7 @@ def run(tmp_path, tiny_config, tiny_model):
     config.save(tmp_path / "config.yaml")
     model = tiny_model(config)
     for step in (4, 8):
-        save_checkpoint(tmp_path, step, model, {"step": step}, config, "made-for-tests", keep=2)
+        save_checkpoint(tmp_path, step, model, {"step": step}, config, "made-for-tests")
     rows = [{"step": step, "time": 0.0, "loss/total": 9.0 / step, "loss/captioning": 1.0 / step} for step in (4, 8)]
     rows.append({"step": 8, "time": 1.0, "validation/captioning/finding_f1": 0.625})
     torn = '{"step": 9, "loss/to'  # by a process that is writing
@@ -69,7 +69,7 @@ def test_a_run_that_somebody_trains_says_so(run):
 
 def test_a_finished_run_with_its_best_step_its_table_and_its_problems(run, tiny_config, tiny_model):
     config = tiny_config()
-    save_checkpoint(run, 10, tiny_model(config), {"step": 10}, config, "made-for-tests", keep=3)
+    save_checkpoint(run, 10, tiny_model(config), {"step": 10}, config, "made-for-tests")
     (run / "best.json").write_text(json.dumps({"step": 8, "metric": "captioning/finding_f1", "value": 0.625}))
     metrics = {"captioning/finding_f1": Metric(0.5, 0.25, 0.75, 0.125), "data/valid_share": Metric(1.0)}
     write_summary(run / "summary_test.json", metrics, {"split": "test", "checkpoint": "8"})

@@ -12,6 +12,7 @@ from deepcoro.training import checkpoint as module
 from deepcoro.training.checkpoint import (
     committed_steps,
     drop_checkpoints_after,
+    drop_old_checkpoints,
     find_checkpoint,
     load_model,
     load_training_state,
@@ -44,7 +45,9 @@ def save(trained, tmp_path):
 
     def write(step, keep=3, protected=()):
         state = {"optimizer": optimizer.state_dict(), "step": step, "samples_seen": 4 * step, "tokenizer": "abc"}
-        return save_checkpoint(tmp_path, step, model, state, config, "dataset-1", keep, protected)
+        place = save_checkpoint(tmp_path, step, model, state, config, "dataset-1")
+        drop_old_checkpoints(tmp_path, keep, protected)
+        return place
 
     return write
 
@@ -164,6 +167,14 @@ def test_protected_steps_stay_however_old(save, tmp_path):
     assert committed_steps(tmp_path) == [5, 15, 100]
 
 
+def test_what_others_put_beside_checkpoints_is_left_alone(save, tmp_path):
+    save(1)
+    for name in (".DS_Store", ".nfs000123"):
+        (tmp_path / "checkpoints" / name).write_text("of the file system")
+    save(2)
+    assert committed_steps(tmp_path) == [1, 2] and (tmp_path / "checkpoints" / ".DS_Store").exists()
+
+
 def test_a_checkpoint_is_found_by_name_or_step(save, tmp_path):
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         find_checkpoint(tmp_path)
@@ -280,6 +291,6 @@ def test_masked_modelling_alone_comes_back_too(tiny_config, tmp_path, random_bat
 
     config = tiny_config("loss.weights.contrastive=0", "loss.weights.captioning=0")
     model = MultitaskModel.from_pretrained_text(config).eval()
-    loaded, _ = load_model(save_checkpoint(tmp_path, 1, model, {"step": 1}, config, "d", 1))
+    loaded, _ = load_model(save_checkpoint(tmp_path, 1, model, {"step": 1}, config, "d"))
     batch = random_batch(config)
     assert torch.equal(loaded(batch, 4)["prediction"], model(batch, 4)["prediction"])

@@ -90,6 +90,41 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_weights(tiny_config, tin
         assert torch.equal(p.nan_to_num(), before[name].nan_to_num())
 
 
+def test_in_half_precision_too(tiny_config, tiny_model, random_batch):
+    """A scaler leaves out steps whose gradients overflow, and must not leave out all of them without a word."""
+    config = tiny_config()
+    model, batch = tiny_model(config), random_batch(config)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)  # too large on purpose: the step is left out
+    before = [p.clone() for p in model.parameters()]
+    take_step(model, [batch], config, precision="fp16", scaler=scaler)
+    assert all(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
+    assert scaler.get_scale() == 2.0**39
+    model.get_parameter("logit_scale").data.fill_(float("nan"))  # the loss itself is not finite
+    with pytest.raises(TrainingError, match="not finite"):
+        take_step(model, [batch], config, precision="fp16", scaler=scaler)
+
+
+def test_gradients_that_overflow_whatever_the_scale_end_the_run(tiny_config, tiny_model, random_batch):
+    config = tiny_config()
+    model, batch = tiny_model(config), random_batch(config)
+    model.get_parameter("video_encoder.embed.weight").register_hook(lambda grad: grad * float("inf"))
+    scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    with pytest.raises(TrainingError, match="not finite"):
+        for _ in range(20):
+            take_step(model, [batch], config, precision="fp16", scaler=scaler)
+    assert 2.0**-12 < scaler.get_scale() < 2.0**-9
+
+
+def test_views_that_could_not_be_read_are_counted_apart_from_those_that_are_not_there(
+    tiny_config, tiny_model, random_batch
+):
+    config, batch = tiny_config(), random_batch(tiny_config())
+    batch["valid"][:3] = False
+    batch["num_lost"] = torch.tensor([1, 0, 0, 0])
+    result = take_step(tiny_model(config), [batch], config)
+    assert (result.valid_share.item(), result.lost_views.item()) == (0.25, 1)
+
+
 def test_a_batch_of_nothing_is_a_step_of_nothing(tiny_config, tiny_model, random_batch):
     config = tiny_config()
     model, batch = tiny_model(config), random_batch(config)

@@ -70,6 +70,9 @@ def test_checkpoints_that_wait_for_their_validation_stay(tmp_path, tiny_config, 
     write_result(tmp_path, 2, {METRIC: 0.5}, 1.0, config)
     assert steps_to_keep(tmp_path, config) == {2, 6, 8}
     assert steps_to_keep(tmp_path, tiny_config("training.evaluate_every=2")) == set()
+    # Beside the workers one is validated at a time, while more are saved.
+    beside = tiny_config("training.evaluate_every=2", "evaluation.asynchronous=true")
+    assert steps_to_keep(tmp_path, beside) == {4, 6, 8}
 
 
 def test_a_metric_that_nobody_reports_makes_nothing_the_best(tmp_path, tiny_config, saved):
