@@ -120,6 +120,8 @@ def ingest(
     }
     name = Path(target.root).name
     with _journal(key_path.with_name(f"{name}.journal"), source, target, key, how) as journal:
+        if journal.is_of_other_rules:
+            side.ignored.append("the options changed: every file was read anew, and files that are gone are left out")
         files, records, num_converted = _settled_records(
             found, journal, Work(source, rules, target), drop_missing, num_cpus, progress
         )
@@ -136,16 +138,28 @@ def ingest(
             "key": key.fingerprint,
             "how": how | {"keep_ids": keep_ids, "val_fraction": val_fraction, "test_fraction": test_fraction},
         }
-        description = _put_in_place(target, tables, card)
+        try:
+            description = _put_in_place(target, tables, card)
+        except OSError as error:
+            raise DataError(
+                f"{target}: the tables cannot be written there ({error.strerror or error}); make room, or make it "
+                "writable, and run again: no file has to be read again"
+            ) from error
         sources_path = key_path.with_name(f"{name}.sources.csv")
         _write_sources(sources_path, files, records)
         journal.keep(files)
         _tidy(target, tables)
     unnamed = {r["video"]["study_id"] for r in records if "video" in r and not r["study"]["named"]}
     num_gone = len(set(files) - set(found))
-    notes = side.ignored + (["the options changed: every file was read anew"] if journal.is_other_rules else [])
     return Summary(
-        description, key_path, sources_path, num_converted, num_gone, len(unnamed), _unmatched(side, tables), notes
+        description,
+        key_path,
+        sources_path,
+        num_converted,
+        num_gone,
+        len(unnamed),
+        _unmatched(side, tables),
+        side.ignored,
     )
 
 
@@ -176,7 +190,7 @@ def _journal(folder: Path, source: Place, target: Place, key: Key, how: Record) 
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with FileLock(folder / ".lock", timeout=0):
             place = {"input": str(source), "output": str(target), "key": key.fingerprint}
-            journal = Journal(folder / "records.jsonl", place, how | {"conversion": CONVERSION})
+            journal = Journal(folder, place, how | {"conversion": CONVERSION})
             try:
                 yield journal
             finally:

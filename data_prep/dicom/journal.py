@@ -6,6 +6,7 @@ as paths and days, and is for its owner only.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -23,25 +24,34 @@ class Journal:
     """The records of an ingest's files.
 
     Args:
-        path: Of the file.
-        place: What all its records have in common: the ``input``, the ``output``, and the ``key``'s fingerprint.
-        rules: What a record depends on beside its file. Records made by other rules are forgotten.
+        folder: Where the journals of a dataset lie.
+        place: What all of them have in common: the ``input``, the ``output``, and the ``key``'s fingerprint.
+        rules: What a record depends on beside its file. Each set of rules has a journal of its own, so that a slip in
+            an option costs nothing.
 
     Raises:
         DataError: the file is of another input, output or key, or is damaged.
     """
 
-    def __init__(self, path: Path, place: Mapping[str, str], rules: Mapping[str, Any]) -> None:
-        self.path = path
-        self._place, self._rules = dict(place), dict(rules)
+    def __init__(self, folder: Path, place: Mapping[str, str], rules: Mapping[str, Any]) -> None:
+        digest = hashlib.blake2b(json.dumps(dict(rules), sort_keys=True).encode(), digest_size=4).hexdigest()
+        self.path = folder / f"records-{digest}.jsonl"
+        self._place = dict(place)
         self._entries: dict[bytes, tuple[Found, Record]] = {}
         self._num_lines = 0
-        self.is_other_rules = False
-        if path.exists():
+        self._others = [path for path in folder.glob("records-*.jsonl") if path != self.path]
+        for path in (*self._others, self.path):
+            self._check(path)
+        if self.path.exists():
             self._read()
         else:
             self.rewrite([])
-        self._file = self._open(path, os.O_APPEND)
+        self._file = self._open(self.path, os.O_APPEND)
+
+    @property
+    def is_of_other_rules(self) -> bool:
+        """Whether the dataset was made by other rules before."""
+        return bool(self._others)
 
     def record_of(self, found: Found) -> Record | None:
         """What became of a file; ``None`` where it is new or has changed since."""
@@ -63,7 +73,9 @@ class Journal:
         self._file.flush()
 
     def keep(self, files: Iterable[Found]) -> None:
-        """Forget all but ``files``, and lines that newer ones have replaced."""
+        """Forget all but ``files``, lines that newer ones have replaced, and what was found by other rules."""
+        for path in self._others:
+            path.unlink()
         files = list(files)
         if len(files) < self._num_lines:
             self.rewrite(files)
@@ -74,8 +86,7 @@ class Journal:
         self._num_lines = len(self._entries)
         partial = self.path.with_name(self.path.name + ".partial")
         with self._open(partial, os.O_TRUNC) as file:
-            head = {"journal": _FORMAT, "place": self._place, "rules": self._rules}
-            file.write(json.dumps(head) + "\n")
+            file.write(json.dumps({"journal": _FORMAT, "place": self._place}) + "\n")
             file.writelines(_line(*entry) for entry in self._entries.values())
             file.flush()
             os.fsync(file.fileno())
@@ -89,21 +100,23 @@ class Journal:
     def _open(path: Path, mode: int) -> Any:
         return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | mode, 0o600), "w", encoding="ascii")
 
+    def _check(self, path: Path) -> None:
+        if not path.exists():
+            return
+        with path.open(encoding="ascii", errors="replace") as file:
+            head = _parsed(file.readline())
+        if head is None or head.get("journal") != _FORMAT:
+            raise DataError(f"{path}: this is no journal of an ingest; remove it to have every file read anew")
+        for name, ours in self._place.items():
+            if head["place"].get(name) != ours:
+                raise DataError(
+                    f"{path}: what is here was made with the {name} {head['place'].get(name)}, and this is {ours}. "
+                    "Name another --output, or remove this file to have every file read anew"
+                )
+
     def _read(self) -> None:
         with self.path.open(encoding="ascii", errors="replace") as file:
-            head = _parsed(file.readline())
-            if head is None or head.get("journal") != _FORMAT:
-                raise DataError(f"{self.path}: this is no journal of an ingest; remove it to have every file read anew")
-            for name, ours in self._place.items():
-                if head["place"].get(name) != ours:
-                    raise DataError(
-                        f"{self.path}: what is here was made with the {name} {head['place'].get(name)}, and this is "
-                        f"{ours}. Name another --output, or remove this file to have every file read anew"
-                    )
-            if head["rules"] != self._rules:
-                self.is_other_rules = True
-                self.rewrite([])
-                return
+            file.readline()  # see _check
             is_whole = True
             for line in file:
                 entry = _parsed(line)

@@ -46,7 +46,9 @@ class Place:
         return self.filesystem.get_file_info(self._path(name)).type != fs.FileType.NotFound
 
     def is_empty(self) -> bool:
-        """Whether nothing is in the folder, or there is no such folder."""
+        """Whether nothing is in the folder, or there is no such folder; a file is something."""
+        if self.filesystem.get_file_info(self.root).type == fs.FileType.File:
+            return False
         return not self.filesystem.get_file_info(fs.FileSelector(self.root, allow_not_found=True))
 
     def files(self, under: str = "") -> list[fs.FileInfo]:
