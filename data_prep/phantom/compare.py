@@ -10,8 +10,9 @@ import numpy as np
 import pydicom
 from PIL import Image
 
+from data_prep.phantom.cines import take_cines
 from data_prep.phantom.preset import preset_named
-from data_prep.phantom.study import draw_patient, take_cines
+from data_prep.phantom.study import draw_patient
 from deepcoro.errors import UserError
 
 MOMENTS = (0.05, 0.25, 0.45, 0.65, 0.9)  # of a cine's length

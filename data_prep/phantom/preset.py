@@ -1,7 +1,9 @@
 """How hard the phantoms are: every knob of the generator in one frozen description, and the named presets."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+from data_prep.phantom.realism import HARD, LEFT_SEGMENTS, LEFT_VIEWS, RIGHT_SEGMENTS, RIGHT_VIEWS, STANDARD, Realism
 from deepcoro.errors import UserError
 
 # Segments in which the easy preset places lesions, with relative frequency. Thin and far segments (d1, om1, pda, ...)
@@ -51,9 +53,35 @@ class Preset:
     """Detected photons per pixel of a 128 x 128 image in the brightest place (scales with pixel area)."""
     texture: float = 1.0
     """Scale of the anatomical background noise."""
+    realism: Realism | None = None
+    """What the rich phantoms have on top. None: the plain phantom, right-dominant, of stenoses and occlusions only;
+    with it, `second_lesion_share`, `occlusion_share`, `cto_share`, `percents`, `lesion_length` and `photons` give way
+    to knobs of its own."""
+
+    @property
+    def tortuosity(self) -> float:
+        """Multiplies the waves of the vessels' courses."""
+        return self.realism.tortuosity if self.realism else 1.0
 
 
-PRESETS = {"easy": Preset(name="easy")}
+def _rich(name: str, realism: Realism, **knobs: Any) -> Preset:
+    return Preset(
+        name=name,
+        segments={"left": LEFT_SEGMENTS, "right": RIGHT_SEGMENTS},
+        views={"left": LEFT_VIEWS, "right": RIGHT_VIEWS},
+        realism=realism,
+        **knobs,
+    )
+
+
+PRESETS = {
+    "easy": Preset(name="easy"),
+    "standard": _rich("standard", STANDARD, vessel_scale=1.05, anatomy_variation=1.0, ramus_share=0.25, angle_jitter=4),
+    "hard": _rich(
+        "hard", HARD, vessel_scale=0.9, anatomy_variation=1.4, ramus_share=0.3, angle_jitter=7, texture=1.5,
+        lesion_share=0.7,
+    ),
+}  # fmt: skip
 
 
 def preset_named(name: str) -> Preset:
@@ -61,3 +89,17 @@ def preset_named(name: str) -> Preset:
     if name not in PRESETS:
         raise UserError(f"unknown phantom preset {name!r}; known presets: {', '.join(sorted(PRESETS))}")
     return PRESETS[name]
+
+
+def with_views(preset: Preset, num_views: tuple[int, int]) -> Preset:
+    """Return a rich preset with another range of cines a study.
+
+    Raises:
+        UserError: the preset is plain, or the range is not 2 to 9 (the standard views that there are).
+    """
+    if preset.realism is None:
+        raise UserError(f"phantom preset {preset.name!r} has one cine of each tree; standard and hard have more views")
+    most = sum(len(views) for views in preset.views.values())
+    if not 2 <= num_views[0] <= num_views[1] <= most:
+        raise UserError(f"phantom views must be two numbers of 2 to {most}, low and high, got {num_views}")
+    return replace(preset, realism=replace(preset.realism, num_views=num_views))

@@ -11,9 +11,10 @@ from unittest import mock
 import click
 import numpy as np
 
-from data_prep.phantom import study
+from data_prep.phantom import opacity
+from data_prep.phantom.cines import take_cines
 from data_prep.phantom.preset import preset_named
-from data_prep.phantom.study import draw_patient, take_cines
+from data_prep.phantom.study import draw_patient
 from experiments.bench.paired import machine, print_json, time_pairs
 
 
@@ -47,7 +48,7 @@ def main(quick: bool) -> None:
         return [cine.frames for p in patients for cine in take_cines(p, 0, preset, 128, 24, 15.0)]
 
     def draw_plainly() -> list[np.ndarray]:
-        with mock.patch.object(study, "thickness", plain_thickness):
+        with mock.patch.object(opacity, "thickness", plain_thickness):
             return draw()
 
     differing = max(np.abs(a.astype(int) - b).max() for a, b in zip(draw(), draw_plainly(), strict=True))
