@@ -109,7 +109,7 @@ def draw_detector(rng: np.random.Generator) -> Detector:
     """Draw a laboratory: its display, scatter, blur and collimator."""
     return Detector(
         gamma=rng.uniform(0.55, 0.85),
-        white=rng.uniform(96.5, 99.5),
+        white=rng.uniform(98.5, 99.9),
         scatter=rng.uniform(0.12, 0.28),
         blur=rng.uniform(0.25, 0.45),
         sharpen=rng.choice([0.0, 0.0, 0.4, 0.8]),

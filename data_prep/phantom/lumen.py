@@ -204,7 +204,7 @@ def _with_collateral(lumen: Lumen, lesion: Lesion, rng: np.random.Generator) -> 
     reach = np.flatnonzero(open_again & (tree.arc - tree.arc[course[stop]] < GAP + 15) & ~tree.unnamed)
     target = int(reach[rng.integers(len(reach))]) if len(reach) else int(np.flatnonzero(open_again)[0])
     bridge = int(course[max(0, stop - 8)])  # just before the stump
-    filled = np.flatnonzero(lumen.fill[: len(tree.points)] & ~beyond & (tree.arc > 20))
+    filled = np.flatnonzero((lumen.fill[: len(tree.points)] == 1) & ~beyond & (tree.arc > 20))
     distance = np.linalg.norm(tree.points[filled] - tree.points[target], axis=1)
     near = filled[(distance > 12) & (distance < 40)]
     donor = int(near[rng.integers(len(near))]) if len(near) else bridge

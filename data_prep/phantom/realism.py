@@ -42,7 +42,7 @@ class Realism:
     """Share of hearts that are not left-dominant and have an LVP; left-dominant ones always have it."""
     branch_size: float = 0.15
     """Spread of a branch's radius (standard deviation of its logarithm), 0 to 0.5; more is harder."""
-    twigs: float = 1.0
+    twigs: float = 1.5
     """Side branches without a name on every 40 mm of vessel, 0 to 3; each may hide a lesion or look like one."""
     tortuosity: float = 1.3
     """Multiplies the waves of the vessels' courses, 0 to 4; 1 is the plain phantom's."""
@@ -124,7 +124,7 @@ HARD = Realism(
     dominance={"right": 0.6, "left": 0.2, "balanced": 0.2},
     missing_branch_share=0.25,
     branch_size=0.25,
-    twigs=1.6,
+    twigs=2.2,
     tortuosity=2.2,
     max_lesions=4,
     more_lesions_share=0.55,

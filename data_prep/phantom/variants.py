@@ -87,13 +87,14 @@ def _left(dominance: str, rng: np.random.Generator, preset: Preset, realism: Rea
 
 def _right(dominance: str) -> list[Vessel]:
     if dominance == "left":
-        return [SMALL_RCA, *(vessel for vessel in RIGHT_VESSELS if vessel.unnamed)]
+        thinner = [replace(v, radii=(0.7 * v.radii[0], v.radii[1])) for v in RIGHT_VESSELS if v.unnamed]
+        return [SMALL_RCA, *thinner]
     gone = "posterolateral" if dominance == "balanced" else ""
     return [vessel for vessel in RIGHT_VESSELS if vessel.segments[0][0] != gone]
 
 
 def _draw_twigs(tree: CoronaryTree, rng: np.random.Generator, realism: Realism) -> list[Vessel]:
-    """Draw thin side branches that leave a named segment at an angle and run 10 to 35 mm over the heart."""
+    """Draw thin side branches that leave a named segment at an angle and run 10 to 40 mm over the heart."""
     twigs = []
     for name in tree.names:
         course = tree.course(name)
@@ -103,7 +104,7 @@ def _draw_twigs(tree: CoronaryTree, rng: np.random.Generator, realism: Realism) 
         for _ in range(rng.poisson(realism.twigs * length / 40)):
             share = rng.uniform(0.15, 0.9)
             at = course[int(share * (len(course) - 1))]
-            radius = tree.radius[at] * rng.uniform(0.22, 0.45)
+            radius = tree.radius[at] * rng.uniform(0.25, 0.5)
             twigs.append(_twig(tree, name, share, course, float(radius), rng))
     return twigs
 
@@ -119,7 +120,7 @@ def _twig(
     heading = np.arctan2(turned * around, (ahead[0] - here[0]) * tree.heart.length)
     heading += np.deg2rad(rng.choice([-1, 1]) * rng.uniform(30, 70))
     bend = np.deg2rad(rng.normal(0, 25))
-    length = rng.uniform(10, 35)
+    length = rng.uniform(10, 40)
     depth, _, angle = here
     places = []
     for number in range(1, 4):

@@ -141,10 +141,7 @@ def say(finding: Finding, style: Style) -> str:
     elif finding.stent:
         parts.append(phrase["stent"])
     if finding.calcification not in (None, "none"):
-        wording = phrase["calcification"]
-        if finding.calcification == "minimal":
-            wording = wording.replace("{c}ly", "minimally")
-        parts.append(wording.format(c=finding.calcification))
+        parts.append(phrase["calcification"].format(c=finding.calcification))
     if finding.thrombus:
         parts.append(phrase["thrombus"])
     if finding.collaterals:
