@@ -91,7 +91,7 @@ def draw_distractors(heart: Heart, realism: Realism, rng: np.random.Generator) -
 
 def _draw_rate(realism: Realism, rng: np.random.Generator) -> float:
     weights = np.array(list(realism.frame_rates.values()))
-    return float(list(realism.frame_rates)[rng.choice(len(weights), p=weights / weights.sum())])
+    return list(realism.frame_rates)[rng.choice(len(weights), p=weights / weights.sum())]
 
 
 def _draw_breath(motion: Motion, realism: Realism, rng: np.random.Generator) -> Motion:

@@ -18,7 +18,7 @@ class Preset:
 
     name: str
     lesion_share: float = 0.6
-    """Share of trees with at least one lesion."""
+    """Share of trees with at least one lesion; near a half there is most to tell apart."""
     second_lesion_share: float = 0.1
     """Share of diseased trees with a second lesion (never more than two)."""
     occlusion_share: float = 0.7
@@ -32,27 +32,27 @@ class Preset:
     segments: dict[str, dict[str, float]] = field(default_factory=lambda: {"left": EASY_LEFT, "right": EASY_RIGHT})
     """Tree -> segment -> relative frequency of lesions."""
     vessel_scale: float = 1.2
-    """All vessel radii are multiplied by this."""
+    """All vessel radii are multiplied by this, 0.5 to 1.5; thinner is harder."""
     anatomy_variation: float = 0.7
-    """Scale of every anatomical random variation; 0 gives the same heart to everybody."""
+    """Scale of every anatomical random variation, 0 (the same heart for everybody) to 1.5; more is harder."""
     ramus_share: float = 0.15
     """Share of left trees with a ramus intermedius (bx)."""
     views: dict[str, tuple[str, ...]] = field(
         default_factory=lambda: {"left": ("LAO 35 CRA 25",), "right": ("LAO 30 CRA 20",)}
     )
-    """Tree -> standard views, in the order of acquisition; one cine each."""
+    """Tree -> standard views, in the order of acquisition; one cine each, in rich presets a choice of them."""
     angle_jitter: float = 2.5
-    """Standard deviation of the C-arm around its standard view, degrees."""
+    """Standard deviation of the C-arm around its standard view, degrees, 0 to 10; more is harder."""
     field_of_view: float = 128.0
-    """Width of the image at the isocentre; widened where a tree would not fit."""
+    """Width of the image at the isocentre, 100 to 250; widened where a tree would not fit. Wider is harder."""
     motion_scale: float = 1.0
-    """Multiplies heart motion; 0 stops the heart."""
+    """Multiplies heart motion, 0 (the heart stands still) to 1.5; more is harder."""
     attenuation: float = 0.36
-    """Linear attenuation of undiluted contrast, 1/mm."""
+    """Linear attenuation of undiluted contrast, 1/mm, 0.1 to 0.6; less is harder."""
     photons: float = 2500.0
     """Detected photons per pixel of a 128 x 128 image in the brightest place (scales with pixel area)."""
     texture: float = 1.0
-    """Scale of the anatomical background noise."""
+    """Scale of the anatomical background noise, 0 to 3; more is harder."""
     realism: Realism | None = None
     """What the rich phantoms have on top. None: the plain phantom, right-dominant, of stenoses and occlusions only;
     with it, `second_lesion_share`, `occlusion_share`, `cto_share`, `percents`, `lesion_length` and `photons` give way

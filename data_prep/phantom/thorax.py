@@ -91,7 +91,7 @@ def _spine(camera: Camera, x: np.ndarray, y: np.ndarray, rng: np.random.Generato
     edge = 1 / (1 + np.exp(np.clip((np.abs(away) - 1) / rng.uniform(0.03, 0.09), -50, 50)))
     pedicles = np.exp(-(((np.abs(away) - 0.55) / 0.13) ** 2) - (((level - 6) / 4.0) ** 2))
     mediastinum = np.exp(-((away / 2.1) ** 2))
-    return rng.uniform(0.6, 1.15) * edge * (body + 0.12 * pedicles) + rng.uniform(0.3, 0.6) * mediastinum
+    return rng.uniform(0.6, 1.3) * edge * (body + 0.12 * pedicles) + rng.uniform(0.3, 0.6) * mediastinum
 
 
 def _ribs(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -28,7 +28,7 @@ STANDARD, HARD = preset_named("standard"), preset_named("hard")
 DETECTOR = Detector(gamma=0.7, white=99.0, scatter=0.2, blur=0.3, sharpen=0.0, round_field=True)
 QUIET = replace(
     STANDARD.realism, panning_share=0.0, weak_injection_share=0.0, reflux_share=0.0, sternal_wires_share=0.0,
-    pacing_wire_share=0.0, ecg_leads_share=0.0, breath_share=0.0, num_views=(2, 2), frame_rates={"15": 1.0},
+    pacing_wire_share=0.0, ecg_leads_share=0.0, breath_share=0.0, num_views=(2, 2), frame_rates={15.0: 1.0},
 )  # fmt: skip
 
 
@@ -53,11 +53,11 @@ def test_views_are_different_standard_ones_of_both_trees():
     assert counts == {2, 3, 4, 5, 6, 7, 8}
 
 
-@pytest.mark.parametrize("rate", ["7.5", "15", "30"])
+@pytest.mark.parametrize("rate", [7.5, 15.0, 30.0])
 def test_a_cine_lasts_equally_long_at_every_frame_rate(rate):
     for cine in cines(with_knobs(frame_rates={rate: 1.0}), size=32, seconds=2.0):
-        assert cine.fps == float(rate)
-        assert len(cine.frames) == 2 * float(rate)
+        assert cine.fps == rate
+        assert len(cine.frames) == 2 * rate
 
 
 def test_the_same_patient_gives_the_same_cines_and_another_another():
@@ -249,3 +249,21 @@ def test_rich_cines_need_no_lesions():
     assert patient.findings == []
     taken = list(take_rich_cines(patient, 0, preset, preset.realism, 32, 0.4, masks=False))
     assert all(cine.boxes == [] for cine in taken)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"breath_share": 1.2},
+        {"percent": (40, 100)},
+        {"percent": (90, 40)},
+        {"twigs": 9.0},
+        {"kinds": {"aneurysm": 1.0}},
+        {"kinds": {"focal": 0.0}},
+        {"dominance": {"middle": 1.0}},
+        {"frame_rates": {}},
+    ],
+)
+def test_knobs_out_of_range_are_refused_by_name(wrong):
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        replace(STANDARD.realism, **wrong)
