@@ -152,7 +152,7 @@ def _calcium(
         angle += np.pi * rng.integers(2, size=count)
     away = tree.radius[taken[at]] * rng.uniform(1.0, 1.2, count)
     points = tree.points[taken[at]] + away[:, None] * _directions(across[at], angle)
-    return Solids(points, rng.uniform(0.3, 0.6, count), rng.uniform(0.8, 1.8, count), np.ones(count))
+    return Solids(points, rng.uniform(0.3, 0.6, count), rng.uniform(0.5, 1.4, count), np.ones(count))
 
 
 def _struts(tree: CoronaryTree, taken: np.ndarray, across: np.ndarray) -> Solids:

@@ -51,7 +51,7 @@ class Realism:
     """Spread of a branch's radius (standard deviation of its logarithm), 0 to 0.5; more is harder."""
     twigs: float = 1.5
     """Side branches without a name on every 40 mm of vessel, 0 to 4; each may hide a lesion or look like one."""
-    tortuosity: float = 1.3
+    tortuosity: float = 1.1
     """Multiplies the waves of the vessels' courses, 0 to 4; 1 is the plain phantom's, more is harder."""
 
     max_lesions: int = 3
@@ -108,7 +108,7 @@ class Realism:
     """Share of cines in which the table moves; more is harder."""
     panning: tuple[float, float] = (8.0, 25.0)
     """How far the table moves, mm, 0 to 80; more is harder."""
-    photons: tuple[float, float] = (1200.0, 4000.0)
+    photons: tuple[float, float] = (2000.0, 8000.0)
     """Detected photons per pixel of a 128 x 128 image behind nothing, 20 or more; fewer are noisier."""
     weak_injection_share: float = 0.15
     """Share of cines with poor filling: dilute contrast that comes in pulses and ends early; more is harder."""
@@ -171,7 +171,7 @@ HARD = Realism(
     missing_branch_share=0.25,
     branch_size=0.25,
     twigs=2.2,
-    tortuosity=2.2,
+    tortuosity=1.8,
     max_lesions=4,
     more_lesions_share=0.55,
     percent=(10, 99),

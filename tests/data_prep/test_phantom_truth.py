@@ -165,3 +165,15 @@ def test_masks_come_only_on_request():
     for cine in take_cines(patient, 0, EASY, 48, 4, 5.0, masks=True):
         assert cine.mask.shape == cine.frames.shape
         assert cine.mask[-1].any()
+
+
+@pytest.mark.parametrize("preset", ["standard", "hard"])
+def test_every_finding_has_a_box_in_some_cine(preset):
+    knobs = preset_named(preset)
+    count = 0
+    for index in range(6):
+        patient = draw_patient(7, index, knobs)
+        seen = {box["segment"] for cine in take_cines(patient, 7, knobs, 32, 12, 15.0) for box in cine.boxes}
+        assert seen == {finding.segment for finding in patient.findings}
+        count += len(seen)
+    assert count >= 5
