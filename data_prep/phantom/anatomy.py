@@ -1,8 +1,9 @@
-"""Coronary trees: centre lines in 3-D with radii, grown on a heart. Right dominance.
+"""Coronary trees: centre lines in 3-D with radii, grown on a heart. The plain trees here are right-dominant.
 
 Shape letters: P points of a tree.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,21 +120,29 @@ class CoronaryTree:
 
 
 def grow_tree(side: str, heart: Heart, rng: np.random.Generator, preset: Preset) -> CoronaryTree:
-    """Grow one patient's right-dominant tree; `side` is left or right."""
+    """Grow one patient's plain, right-dominant tree; `side` is left or right."""
     vessels = {"left": LEFT_VESSELS, "right": RIGHT_VESSELS}[side]
     if side == "left" and rng.random() < preset.ramus_share:
         vessels = (*vessels, RAMUS)
+    return lay_vessels(side, heart, vessels, rng, preset)
+
+
+def lay_vessels(
+    side: str, heart: Heart, vessels: Sequence[Vessel], rng: np.random.Generator, preset: Preset
+) -> CoronaryTree:
+    """Lay these vessels on a heart, each after the one that it leaves."""
     names = tuple(dict.fromkeys(name for vessel in vessels for name, _ in vessel.segments))
     none = np.empty(0)
     tree = CoronaryTree(
         side, heart, names, none.reshape(0, 3), none, none, none.astype(int), none.astype(int), none.astype(bool)
     )
     for vessel in vessels:
-        tree = _with_vessel(tree, vessel, rng, preset)
+        tree = with_vessel(tree, vessel, rng, preset)
     return tree
 
 
-def _with_vessel(tree: CoronaryTree, vessel: Vessel, rng: np.random.Generator, preset: Preset) -> CoronaryTree:
+def with_vessel(tree: CoronaryTree, vessel: Vessel, rng: np.random.Generator, preset: Preset) -> CoronaryTree:
+    """Return the tree with one vessel more, of a segment that the tree names."""
     grown = len(tree.points)
     start = None
     if vessel.leaves:
@@ -181,6 +190,7 @@ def _lay(vessel: Vessel, tree: CoronaryTree, start: int | None, rng: np.random.G
     length = np.linalg.norm(np.diff(tree.heart.to_patient(places), axis=0), axis=1).sum()
     waves, phase = length / rng.uniform(20, 40), rng.uniform(0, 2 * np.pi)
     wave = np.sin(2 * np.pi * waves * dense + phase) * np.sin(np.pi * dense)
+    vary *= preset.tortuosity
     places[:, 0] += vary * rng.normal(0, 0.012) * wave
     places[:, 2] += vary * rng.normal(0, 2.5) * wave
     line = tree.heart.to_patient(places)

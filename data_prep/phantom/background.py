@@ -18,17 +18,17 @@ def chest(camera: Camera, heart: Heart, rng: np.random.Generator, preset: Preset
     size = camera.size
     right = (np.arange(size) - (size - 1) / 2) / size * camera.field_of_view  # mm at the isocentre
     x, y = right[None, :], -right[:, None]
-    attenuation = 0.0095 * _heart_shadow(camera, heart)
+    attenuation = 0.0095 * heart_shadow(camera, heart)
     attenuation += _spine(camera, x, y, rng)
     attenuation += _diaphragm(camera.field_of_view, x, y, rng)
     attenuation += _ribs(x, y, rng)
-    attenuation += _clouds(size, rng) * preset.texture
-    attenuation += _descending_catheter(camera, rng)
+    attenuation += clouds(size, rng) * preset.texture
+    attenuation += descending_catheter(camera, rng)
     attenuation = gaussian_filter(attenuation, 0.003 * size)
     return (attenuation - np.percentile(attenuation, 1)).clip(0).astype(np.float32)
 
 
-def _heart_shadow(camera: Camera, heart: Heart) -> np.ndarray:
+def heart_shadow(camera: Camera, heart: Heart) -> np.ndarray:
     """Length of every ray within blood and muscle, mm: ellipsoids for ventricles, atria and great vessels."""
     source, rays = camera.rays()
     ventricles = heart.axes / np.array([heart.radius * 1.2, heart.radius * 1.2, heart.length * 0.68])[:, None]
@@ -76,20 +76,23 @@ def _ribs(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return 0.10 * rim + 0.06 / (1 + np.exp((np.abs(level) - 6.0) / 1.0))
 
 
-def _clouds(size: int, rng: np.random.Generator) -> np.ndarray:
-    """Anatomical noise: the spectrum of a chest falls with about the third power of frequency; lung marks are finer."""
+def clouds(size: int, rng: np.random.Generator, rough: float = 0.035) -> np.ndarray:
+    """Anatomical noise: the spectrum of a chest falls with about the third power of frequency; lung marks are finer.
+
+    `rough` is the standard deviation of the finer part.
+    """
     down, across = np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None, :]
     frequency = np.hypot(down, across) * size
     frequency[0, 0] = np.inf
     total = np.zeros((size, size))
-    for fall, amount in ((1.45, 0.12), (1.0, 0.035)):
+    for fall, amount in ((1.45, 0.12), (1.0, rough)):
         white = np.fft.rfft2(rng.standard_normal((size, size)))
         noise = np.fft.irfft2(white * frequency**-fall, s=(size, size))
         total += amount * noise / noise.std()
     return total
 
 
-def _descending_catheter(camera: Camera, rng: np.random.Generator) -> np.ndarray:
+def descending_catheter(camera: Camera, rng: np.random.Generator) -> np.ndarray:
     """The catheter on its way up the descending aorta, beside the spine: a straight thin line."""
     ends = SPINE + np.array([[12.0, -20.0, 120.0], [5.0, -18.0, -120.0]]) + rng.normal(0, 4, (2, 3))
     (left, right), (top, bottom), _ = camera.project(ends)

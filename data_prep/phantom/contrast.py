@@ -22,6 +22,12 @@ class Bolus:
     """Time constant of the front, s; it grows softer on its way."""
     washout: float = 0.7
     """Time constant of the washout, s."""
+    peak: float = 1.0
+    """Concentration of undisturbed contrast, above 0 and up to 1; below 1 in a weak injection."""
+    pulse: float = 0.0
+    """Share of the contrast that each heartbeat washes off, 0 to 1."""
+    heart_rate: float = 60.0
+    """Beats a minute; only pulses depend on it."""
 
     def concentration(self, arc: np.ndarray, times: np.ndarray) -> np.ndarray:
         """Return [T, P] in [0, 1] at arc lengths [P] in mm and times [T] in s: arrival, plateau, washout."""
@@ -29,7 +35,11 @@ class Bolus:
         since = np.asarray(times)[:, None] - self.start - travelled[None, :]
         front = self.rise * (1 + travelled)
         filling = 1 - np.exp(-np.maximum(since, 0) / front)
-        return filling * np.exp(-np.maximum(since - self.duration, 0) / self.washout)
+        filled = filling * np.exp(-np.maximum(since - self.duration, 0) / self.washout)
+        if self.peak < 1 or self.pulse > 0:
+            beat = 0.5 + 0.5 * np.cos(2 * np.pi * self.heart_rate / 60 * since)
+            filled *= self.peak * (1 - self.pulse * beat)
+        return filled
 
 
 def draw_bolus(seconds: float, rng: np.random.Generator) -> Bolus:

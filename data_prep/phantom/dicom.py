@@ -23,7 +23,7 @@ def patient_name(index: int) -> tuple[str, str]:
     return f"PHANTOM^{index:06d}", f"PHANTOM-{index:06d}"
 
 
-def dicom_cine(cine: Cine, patient: Patient, study_uid: str, number: int, fps: float) -> FileDataset:
+def dicom_cine(cine: Cine, patient: Patient, study_uid: str, number: int) -> FileDataset:
     """Return a multi-frame X-ray angiographic image of a cine; `number` is its InstanceNumber, from 1."""
     num_frames, rows, columns = cine.frames.shape
     sop_uid = uid(study_uid, number)
@@ -59,8 +59,8 @@ def dicom_cine(cine: Cine, patient: Patient, study_uid: str, number: int, fps: f
     data.WindowCenter, data.WindowWidth = 128, 256
     data.NumberOfFrames = num_frames
     data.FrameIncrementPointer = 0x00181063  # FrameTime
-    data.FrameTime = round(1000 / fps, 6)
-    data.CineRate = round(fps)
+    data.FrameTime = round(1000 / cine.fps, 6)
+    data.CineRate = round(cine.fps)
     data.PositionerPrimaryAngle = cine.camera.primary
     data.PositionerSecondaryAngle = cine.camera.secondary
     data.PositionerMotion = "STATIC"

@@ -1,7 +1,8 @@
 """Which lesions a patient has, and what they do to the lumen.
 
 A stenosis narrows the diameter by its percent over a plateau, with smooth shoulders. Through an occlusion nothing
-passes: an acute one ends bluntly, a chronic one (CTO) in a tapered stump.
+passes: an acute one ends bluntly, a chronic one (CTO) in a tapered stump. The lesions of the plain phantom are drawn
+here, those of the rich ones in `disease.py`.
 
 Shape letters: P points of a tree.
 """
@@ -16,6 +17,7 @@ from deepcoro.reports.grammar import Finding
 
 PLATEAU = 0.4  # share of a stenosis that has its full percent
 STUMP = 14.0  # mm over which the stump of a chronic occlusion tapers
+STUMP_SHOWN = 8.0  # mm of open vessel before an occlusion that count as the place of it
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,11 @@ class Lesion:
     centre: float
     """Of a stenosis its middle, of an occlusion its start: share of the segment's length, in [0, 1]."""
     length: float
-    """Of a stenosis, as a share of the segment's length; not used by an occlusion."""
+    """Of a stenosis, stent or calcified part, as a share of the segment's length; not used by an occlusion."""
+    shape: str = "concentric"
+    """Of a stenosis: concentric, eccentric (one wall stays in its place) or diffuse (uneven over its length)."""
+    side: float = 0.0
+    """Around the vessel, radians: where an eccentric plaque or calcium sits."""
 
 
 def draw_lesions(tree: CoronaryTree, rng: np.random.Generator, preset: Preset) -> tuple[Lesion, ...]:
@@ -72,15 +78,27 @@ def narrow(tree: CoronaryTree, lesions: tuple[Lesion, ...] | list[Lesion]) -> tu
         arc = tree.arc[course]
         length = arc[-1] - arc[0]
         place = arc[0] + lesion.centre * length
-        if lesion.finding.occlusion == "none" and lesion.finding.stenosis is not None:
+        if lesion.finding.occlusion == "none":
             depth = _shoulders((arc - place) / (lesion.length * length / 2))
-            radius[course] *= 1 - lesion.finding.stenosis / 100 * depth
+            if lesion.shape == "diffuse":  # uneven, its full percent in the middle and twice on either side
+                depth = depth * (0.8 + 0.2 * np.cos(4 * np.pi * (arc - place) / (lesion.length * length)))
+            radius[course] *= 1 - (lesion.finding.stenosis or 0) / 100 * depth
             continue
         end = int(np.searchsorted(arc, place))
         reached &= ~tree.fed_through(int(course[end]))
         if lesion.finding.occlusion == "cto":
             radius[course[:end]] *= np.clip((place - arc[:end]) / STUMP, 0.15, 1)
     return radius, reached
+
+
+def extent(tree: CoronaryTree, lesion: Lesion) -> np.ndarray:
+    """Indices of the points, from proximal to distal, that a lesion takes up; of an occlusion, its stump's end."""
+    course = tree.course(lesion.finding.segment)
+    arc = tree.arc[course] - tree.arc[course[0]]
+    place, half = lesion.centre * arc[-1], lesion.length * arc[-1] / 2
+    before, after = (half, half) if lesion.finding.occlusion == "none" else (STUMP_SHOWN, STUMP_SHOWN / 4)
+    taken = course[(arc >= place - before) & (arc <= place + after)]
+    return taken if len(taken) else course[[np.abs(arc - place).argmin()]]
 
 
 def _shoulders(place: np.ndarray) -> np.ndarray:

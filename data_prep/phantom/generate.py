@@ -2,10 +2,12 @@
 
     <output>/dicom/<patient>/<study>/<n>.dcm    one cine each
     <output>/reports.parquet                    one row a study
-    <output>/videos.parquet                     one row a cine
+    <output>/videos.parquet                     one row a cine, with a box around every lesion that it shows
+    <output>/masks/<SOPInstanceUID>.npz         where asked for: `mask` [T, H, W] uint8, which segment a pixel shows
     <output>/phantom.json                       how it was made; written last, so it stands for completeness
 
-Every phantom patient has one study. The same seed gives the same bytes whatever the number of processes.
+In a mask 0 is no vessel and k the segment SEGMENTS[k - 1] of deepcoro.reports.vocabulary. Every phantom patient has one
+study. The same seed gives the same bytes whatever the number of processes.
 """
 
 import json
@@ -22,17 +24,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_prep.phantom.cines import take_cines
 from data_prep.phantom.dicom import dicom_cine, patient_name, uid, write_dicom
 from data_prep.phantom.preset import Preset, preset_named
-from data_prep.phantom.study import TREES, draw_patient, take_cines
-from deepcoro.data.schema import FINDING_TYPE, SPLITS
+from data_prep.phantom.study import TREES, draw_patient
+from data_prep.phantom.wording import write_report
+from deepcoro.data.schema import BOX_TYPE, FINDING_TYPE, SPLITS
 from deepcoro.errors import UserError
-from deepcoro.reports.grammar import render_report
 from deepcoro.reports.vocabulary import segments_of_tree
 
 VERSION = 1  # of the generator; a change of any pixel or finding raises it
-DOMINANCE = "right"
-FRACTIONS = ("val_fraction", "test_fraction")
+NUM_FRAMES = 24  # of a plain phantom's cine
+NO_PIXELS = ("num_studies", "val_fraction", "test_fraction", "masks")  # parameters that change no pixel
 FINISHED, UNFINISHED = "phantom.json", "phantom.unfinished.json"
 REPORTS_SCHEMA = pa.schema(
     [
@@ -50,6 +53,7 @@ VIDEOS_SCHEMA = pa.schema(
         ("sop_instance_uid", pa.string()),
         ("coronary_tree", pa.string()),  # left | right
         ("acquisition", pa.string()),  # diagnostic
+        ("boxes", pa.list_(BOX_TYPE)),
     ]
 )
 
@@ -66,6 +70,7 @@ class Recipe:
     fps: float
     val_fraction: float
     test_fraction: float
+    masks: bool = False
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -91,11 +96,16 @@ class Recipe:
 
     def record(self) -> dict[str, Any]:
         """As it stands in phantom.json."""
-        return json.loads(json.dumps({"version": VERSION, **asdict(self)}))
+        record = json.loads(json.dumps({"version": VERSION, **asdict(self)}))
+        if self.preset.realism is None:
+            del record["preset"]["realism"]  # plain phantoms are, and are called, what they were before there was any
+        if not self.masks:
+            del record["masks"]
+        return record
 
     def study_uid(self, index: int) -> str:
         """Return a study's StudyInstanceUID: another where any pixel of it may be another."""
-        record = {key: value for key, value in self.record().items() if key not in ("num_studies", *FRACTIONS)}
+        record = {key: value for key, value in self.record().items() if key not in NO_PIXELS}
         return str(uid(json.dumps(record, sort_keys=True), index))
 
 
@@ -123,11 +133,12 @@ def write_phantom(
     seed: int = 0,
     preset: str | Preset = "easy",
     size: int = 128,
-    num_frames: int = 24,
+    num_frames: int | None = None,
     fps: float = 15.0,
     val_fraction: float = 0.10,
     test_fraction: float = 0.25,
     num_processes: int = 1,
+    masks: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Summary:
     """Make a phantom archive in `output`.
@@ -135,22 +146,26 @@ def write_phantom(
     Args:
         output: a folder that is absent or empty, or holds an archive made with the same parameters: a complete one is
             left as it is, an unfinished one is made again.
-        num_studies: 1 or more; each has one cine per view of the preset.
+        num_studies: 1 or more; each has the cines of the preset.
         seed: 0 or more.
         preset: name of a preset, or one of your own.
         size: width and height of the images in pixels, 32 to 1024.
-        num_frames: frames a cine, 2 to 1000.
-        fps: frames a second, 1 to 120.
+        num_frames: frames a cine, 2 to 1000; None: 24, or what a rich preset says.
+        fps: frames a second, 1 to 120. Rich presets have frame rates of their own; there a cine lasts as long as
+            `num_frames` at `fps` do.
         val_fraction: share of the studies for val, rounded to whole studies.
         test_fraction: likewise for test; the rest is train.
         num_processes: 1 or more.
+        masks: write a vessel mask for every cine as well.
         on_progress: called with (studies done, studies in all).
 
     Raises:
         UserError: a parameter is out of its range, or the output holds something else.
     """
     preset = preset_named(preset) if isinstance(preset, str) else preset
-    recipe = Recipe(num_studies, seed, preset, size, num_frames, float(fps), val_fraction, test_fraction)
+    if num_frames is None:
+        num_frames = preset.realism.num_frames if preset.realism else NUM_FRAMES
+    recipe = Recipe(num_studies, seed, preset, size, num_frames, float(fps), val_fraction, test_fraction, masks)
     if num_processes < 1:
         raise UserError(f"phantom num_processes must be 1 or more, got {num_processes}")
     output = Path(output)
@@ -164,14 +179,15 @@ def write_phantom(
     make = partial(write_study, recipe=recipe, output=output)
     reports: list[dict[str, Any]] = []
     videos: list[dict[str, Any]] = []
-    diseased = 0
-    for report, of_study in _in_order(make, num_studies, num_processes):
+    diseased = frames = 0
+    for report, of_study, of_frames in _in_order(make, num_studies, num_processes):
         reports.append({**report, "split": splits[len(reports)]})
         videos += of_study
-        trees = {
-            tree for tree in TREES for f in report["findings"] if f["segment"] in segments_of_tree(tree, DOMINANCE)
-        }
-        diseased += len(trees)
+        frames += of_frames
+        diseased += sum(
+            any(finding["segment"] in segments_of_tree(tree, report["dominance"]) for finding in report["findings"])
+            for tree in TREES
+        )
         if on_progress:
             on_progress(len(reports), num_studies)
     pq.write_table(pa.Table.from_pylist(reports, REPORTS_SCHEMA), output / "reports.parquet")
@@ -180,7 +196,7 @@ def write_phantom(
         output=str(output),
         num_studies=num_studies,
         num_videos=len(videos),
-        num_frames=len(videos) * num_frames,
+        num_frames=frames,
         splits={split: splits.count(split) for split in SPLITS},
         diseased_share=diseased / (2 * num_studies),
         seconds=time.perf_counter() - start,
@@ -201,28 +217,43 @@ def assign_splits(recipe: Recipe) -> list[str]:
     return splits.tolist()
 
 
-def write_study(index: int, recipe: Recipe, output: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Write the cines of study number `index`; return its row of reports (without the split) and its rows of videos."""
+def write_study(index: int, recipe: Recipe, output: Path) -> tuple[dict[str, Any], list[dict[str, Any]], int]:
+    """Write the cines of study number `index`.
+
+    Returns:
+        Its row of reports (without the split), its rows of videos, and its number of frames.
+    """
     patient = draw_patient(recipe.seed, index, recipe.preset)
     _, patient_id = patient_name(index)
     study_uid = recipe.study_uid(index)
-    videos = []
-    cines = take_cines(patient, recipe.seed, recipe.preset, recipe.size, recipe.num_frames, recipe.fps)
+    videos, frames = [], 0
+    cines = take_cines(
+        patient, recipe.seed, recipe.preset, recipe.size, recipe.num_frames, recipe.fps, masks=recipe.masks
+    )
     for number, cine in enumerate(cines, start=1):
-        data = dicom_cine(cine, patient, study_uid, number, recipe.fps)
+        data = dicom_cine(cine, patient, study_uid, number)
         write_dicom(data, output / "dicom" / patient_id / study_uid / f"{number}.dcm")
+        if cine.mask is not None:
+            (output / "masks").mkdir(exist_ok=True)
+            np.savez_compressed(output / "masks" / f"{data.SOPInstanceUID}.npz", mask=cine.mask)
         videos.append(
-            {"sop_instance_uid": str(data.SOPInstanceUID), "coronary_tree": cine.tree, "acquisition": "diagnostic"}
+            {
+                "sop_instance_uid": str(data.SOPInstanceUID),
+                "coronary_tree": cine.tree,
+                "acquisition": "diagnostic",
+                "boxes": cine.boxes,
+            }
         )
+        frames += len(cine.frames)
     report = {
         "study_id": study_uid,
         "patient_id": patient_id,
-        "dominance": DOMINANCE,
-        "report": render_report(patient.findings, dominance=DOMINANCE),
+        "dominance": patient.dominance,
+        "report": write_report(patient, recipe.seed, recipe.preset),
         "findings": [finding.to_dict() for finding in patient.findings],
         "lvef": patient.lvef,
     }
-    return report, videos
+    return report, videos, frames
 
 
 def _in_order(make: Callable[[int], Any], count: int, num_processes: int) -> Iterator[Any]:

@@ -11,6 +11,7 @@ Shape letters: P points, T frames.
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import brentq
 
 from data_prep.phantom.preset import Preset
 
@@ -58,6 +59,12 @@ def draw_heart(rng: np.random.Generator, preset: Preset) -> Heart:
     return Heart(-0.45 * length * apex, np.stack([anterior, lateral, apex]), 39.0 * wide, length)
 
 
+INWARD, DESCENT, TWIST = 0.16, 12.0, 8.0  # share, mm and degrees of a contraction of strength 1
+CAVITY = (
+    0.55  # share of the heart's volume that is the left ventricle's cavity at end-diastole; the rest keeps its volume
+)
+
+
 @dataclass(frozen=True)
 class Motion:
     """Heartbeat and breath of one patient."""
@@ -72,6 +79,10 @@ class Motion:
     """Amplitude along the body, mm; a breath takes four seconds."""
     scale: float = 1.0
     """Multiplies all of it; 0 holds the heart still."""
+    strength: float | None = None
+    """Of the contraction, 1 as in `move`; None: the ejection fraction over 60 percent."""
+    breath_phase: float = 0.0
+    """Part of the breath that has passed at time 0, in [0, 1)."""
 
     def contraction(self, times: np.ndarray) -> np.ndarray:
         """Return [T] in [0, 1]: 0 at end-diastole and 1 at end-systole, for times in seconds."""
@@ -85,27 +96,52 @@ class Motion:
         """Where points [P, 3] of the heart at end-diastole are at `times` [T] in seconds: mm [T, P, 3].
 
         The base descends towards the apex, the walls come in towards the long axis, and the apex twists; all in
-        proportion to the ejection fraction (12 mm, 16 percent and 8 degrees at 60 percent).
+        proportion to the strength of the contraction (12 mm, 16 percent and 8 degrees at strength 1).
         """
-        strength = self.scale * self.lvef / 60
+        strength = self.scale * (self.lvef / 60 if self.strength is None else self.strength)
         phase = self.contraction(times)[:, None]
         x, y, z = ((points - heart.base) @ heart.axes.T).T
         depth = np.clip(z / heart.length, 0, 1)
-        inward = 1 - 0.16 * strength * phase * np.clip(z / heart.length + 0.2, 0, 0.5) * 2
-        twist = np.deg2rad(8.0) * strength * phase * depth
+        inward = 1 - INWARD * strength * phase * np.clip(z / heart.length + 0.2, 0, 0.5) * 2
+        twist = np.deg2rad(TWIST) * strength * phase * depth
         local = np.stack(
             [
                 inward * (x * np.cos(twist) - y * np.sin(twist)),
                 inward * (x * np.sin(twist) + y * np.cos(twist)),
-                z + 12.0 * strength * phase * (1 - depth),
+                z + DESCENT * strength * phase * (1 - depth),
             ],
             axis=-1,
         )
         moved = heart.base + local @ heart.axes
-        moved[..., 2] += self.scale * self.breath * np.sin(2 * np.pi * np.asarray(times) / 4.0)[:, None]
+        moved[..., 2] += self.breathing(times)[:, None]
         return moved
+
+    def breathing(self, times: np.ndarray) -> np.ndarray:
+        """How far heart and diaphragm are moved towards the head at `times` [T] in seconds: mm [T]."""
+        turn = 2 * np.pi * np.asarray(times) / 4.0
+        if self.breath_phase:
+            turn = turn + 2 * np.pi * self.breath_phase
+        return self.scale * self.breath * np.sin(turn)
 
 
 def draw_motion(lvef: float, rng: np.random.Generator, preset: Preset) -> Motion:
     """Draw a patient's heart rate, phase and breath; `lvef` in percent."""
     return Motion(rng.uniform(58, 92), rng.uniform(0, 1), lvef, rng.uniform(0.5, 2.5), preset.motion_scale)
+
+
+def contraction_for(lvef: float, heart: Heart) -> float:
+    """Strength of the contraction that ejects `lvef` percent of the left ventricle's cavity.
+
+    The muscle keeps its volume, so that the heart loses at its surface what the cavity ejects. The surface's volume is
+    that of a stack of slices: pi times the radius squared, over the length.
+    """
+    depth = np.linspace(0, 1, 401)
+    radius = heart.radius * np.sqrt(1 - depth**2)
+
+    def ejected(strength: float) -> float:
+        inward = 1 - INWARD * strength * np.clip(depth + 0.2, 0, 0.5) * 2
+        z = depth * heart.length + DESCENT * strength * (1 - depth)
+        volumes = [np.trapezoid(np.pi * r**2, at) for r, at in ((radius, depth * heart.length), (radius * inward, z))]
+        return float((volumes[0] - volumes[1]) / (CAVITY * volumes[0]))
+
+    return float(brentq(lambda strength: ejected(strength) - lvef / 100, 0.0, 2.5))

@@ -53,6 +53,11 @@ class Camera:
         return np.stack([right, np.cross(towards, right), towards])
 
     @property
+    def pixel(self) -> float:
+        """Width of a pixel at the isocentre, mm."""
+        return self.field_of_view / self.size
+
+    @property
     def detector_pixel(self) -> float:
         """Width of a pixel on the detector, mm (DICOM's ImagerPixelSpacing)."""
         return self.field_of_view / self.size * SOURCE_TO_DETECTOR / SOURCE_TO_ISOCENTRE

@@ -22,7 +22,7 @@ def thickness(x: np.ndarray, y: np.ndarray, radius: np.ndarray, height: np.ndarr
         x: columns of the discs' centres [T, P], pixels; discs outside the image are left out.
         y: their rows [T, P].
         radius: of the discs [T, P], pixels, above 0.
-        height: of the discs [T, P], mm (times the concentration of contrast).
+        height: of the discs [T, P], mm (times the concentration of contrast); below 0 it is taken away.
         size: H = W.
 
     Returns:
@@ -35,7 +35,7 @@ def thickness(x: np.ndarray, y: np.ndarray, radius: np.ndarray, height: np.ndarr
     column, row = np.rint(x).astype(int), np.rint(y).astype(int)
     edge = int(reach.max(initial=1))
     padded = size + 2 * edge
-    on = (height > 1e-4) & (np.minimum(column, row) >= 0) & (np.maximum(column, row) < size)
+    on = (np.abs(height) > 1e-4) & (np.minimum(column, row) >= 0) & (np.maximum(column, row) < size)
     total = np.zeros(num_frames * padded * padded)
     for k in np.unique(reach[on]):
         pick = on & (reach == k)

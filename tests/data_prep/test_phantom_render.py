@@ -3,19 +3,26 @@
 import numpy as np
 import pytest
 
+from data_prep.phantom.cines import take_cines
 from data_prep.phantom.contrast import Bolus
 from data_prep.phantom.findings import Lesion
 from data_prep.phantom.heart import Motion
+from data_prep.phantom.lumen import open_lumen
+from data_prep.phantom.opacity import contrast_path
 from data_prep.phantom.preset import preset_named
 from data_prep.phantom.projection import Camera, frame_tree, view_angles
 from data_prep.phantom.render import GAMMA, SCATTER, expose, thickness, transmit
-from data_prep.phantom.study import contrast_path, draw_patient, take_cines
+from data_prep.phantom.study import draw_patient
 from deepcoro.errors import UserError
 from deepcoro.reports.grammar import Finding
 
 EASY = preset_named("easy")
 STILL = Motion(heart_rate=60, start=0.0, lvef=60, breath=0.0, scale=0.0)
 FULL = Bolus(start=-100.0, duration=1000.0, speed=1e6)
+
+
+def opened(tree, lesions=()):
+    return open_lumen(tree, lesions, np.random.default_rng(0))
 
 
 def cylinder(radius, sine=1.0, spacing=0.5, size=64):
@@ -88,7 +95,7 @@ def picture(side, lesions, size):
     """Thickness of one still frame of patient 0, with what is needed to look at a place in it."""
     tree = draw_patient(0, 0, EASY).trees[side]
     camera = frame_tree(tree.points, *view_angles(EASY.views[side][0]), 128.0, size)
-    return tree, camera, contrast_path(tree, lesions, camera, STILL, FULL, np.zeros(1), catheter=False)[0]
+    return tree, camera, contrast_path(opened(tree, lesions), camera, STILL, FULL, np.zeros(1), catheter=False)[0]
 
 
 def test_occlusion_takes_the_distal_vessel_out_of_the_picture():
@@ -130,7 +137,7 @@ def test_stenosis_narrows_the_projected_lumen_by_its_percent(percent):
 def test_the_picture_holds_the_volume_of_the_tree_from_every_side(view):
     tree = draw_patient(0, 0, EASY).trees["right"]
     camera = frame_tree(tree.points, *view_angles(view), 160.0, 128)
-    path = contrast_path(tree, (), camera, STILL, FULL, np.zeros(1), catheter=False)
+    path = contrast_path(opened(tree), camera, STILL, FULL, np.zeros(1), catheter=False)
     scale = camera.project(tree.points)[2]
     gap = np.linalg.norm(tree.points - tree.points[tree.upstream], axis=1)
     volume_in_pixels = (np.pi * tree.radius**2 * gap * scale**2).sum()  # mm of height on an area in pixels
@@ -141,7 +148,7 @@ def test_distal_segments_darken_later():
     tree = draw_patient(0, 0, EASY).trees["right"]
     camera = frame_tree(tree.points, 30, 20, 128.0, 64)
     times = np.arange(24) / 15
-    path = contrast_path(tree, (), camera, STILL, Bolus(0.1, 2.0, 150.0), times, catheter=False)
+    path = contrast_path(opened(tree), camera, STILL, Bolus(0.1, 2.0, 150.0), times, catheter=False)
     arrivals = []
     for name in ("prox_rca", "mid_rca", "dist_rca", "pda"):
         end = tree.course(name)[-4]
