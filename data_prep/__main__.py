@@ -13,6 +13,7 @@ from deepcoro.errors import UserError
 COMMANDS = {
     "dicom": "data_prep.dicom.cli:dicom",
     "phantom": "data_prep.phantom.cli:phantom",
+    "overview": "data_prep.overview.cli:overview",
 }
 
 
