@@ -14,6 +14,7 @@ COMMANDS = {
     "dicom": "data_prep.dicom.cli:dicom",
     "phantom": "data_prep.phantom.cli:phantom",
     "overview": "data_prep.overview.cli:overview",
+    "annotations": "data_prep.annotations.cli:annotations_command",
 }
 
 
