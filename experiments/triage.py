@@ -4,7 +4,7 @@
     python -m experiments.triage data/x --fill                          # and fill it where it is missing
     python -m experiments.triage data/x --column acquisition --run runs/first
 
-It trains on the labelled videos of train, takes its temperature on those of val, and is measured on those of test:
+It trains on the labelled videos of train, takes its temperature from those of val, and is measured on those of test:
 patients it has not seen. A value is filled in only where its probability reaches the threshold, and only by a
 classifier that is better than always giving the most frequent class. The result is marked in the attributes,
 `coronary_tree_source=triage` and `coronary_tree_probability`; nothing is ever trained on it again.
@@ -32,6 +32,7 @@ from deepcoro.evaluation.report import Metric, format_table
 from deepcoro.inference.load import TrainedModel, load
 
 FEWEST = 8  # videos of a class in train; a class with fewer is not learned
+FEWEST_FOR_TEMPERATURE = 20  # labelled videos of val; fewer say nothing about it, and it stays 1
 VIDEOS_AT_ONCE = 256  # read and judged together where they are filled
 
 
@@ -139,11 +140,10 @@ def learn(
     else:
         train = (clips["train"].pixels, truth["train"], classes, shape, num_steps, seed)
         classifier = train_network(*train, progress=_progress(num_steps))
-    if len(truth["val"]):
+    if len(truth["val"]) >= FEWEST_FOR_TEMPERATURE:
         classifier = classifier.cooled(clips["val"].pixels, truth["val"])
     patients = dataset.studies["patient_id"].take(dataset.tables.study_of_video[clips["test"].rows]).to_numpy()
-    majority = int(np.bincount(truth["train"]).argmax())
-    metrics, better = measure(classifier, clips["test"].pixels, truth["test"], patients, majority, threshold)
+    metrics, better = measure(classifier, clips["test"].pixels, truth["test"], patients, threshold)
     left_out = sorted(set(counts) - set(classes))
     num_patients = len(set(patients))
     lines = [
@@ -151,6 +151,8 @@ def learn(
         f"{classifier.temperature:.2f} from {len(truth['val']):,} of val, measured on {len(truth['test']):,} videos of "
         f"{num_patients:,} patients of test",
     ]
+    if len(truth["val"]) < FEWEST_FOR_TEMPERATURE:
+        lines.append("val has too few labelled videos for a temperature: the probabilities may be too sure")
     if left_out:
         lines.append(f"not learned, fewer than {FEWEST} videos in train: {', '.join(left_out)}")
     if number := sum(len(part.unreadable) for part in clips.values()):
@@ -165,11 +167,12 @@ def measure(
     clips: np.ndarray,
     truth: np.ndarray,
     patients: np.ndarray,
-    majority: int,
     threshold: float,
 ) -> tuple[dict[str, Metric], bool]:
-    """Accuracy over all and of each class, beside always giving the class ``majority``; intervals over patients."""
+    """Accuracy over all and of each class, beside always giving one class: the most frequent of these very clips, the
+    strongest answer of that kind. Intervals over patients."""
     probabilities = classifier(clips)
+    majority = int(np.bincount(truth).argmax())
     right = (probabilities.argmax(axis=1) == truth).astype(float)
     by_majority = (truth == majority).astype(float)
     name = f"always {classifier.classes[majority]}"
