@@ -48,6 +48,8 @@ def annotations_command(ctx: click.Context, left_out: Path | None, coco: Path, d
         lines.append(f"{summary.num_overlapping:,} pixels lie in two masks and belong to the later one")
     if summary.left_out:
         lines.append(f"listed in {listing}")
+    if "unknown_video" in summary.reasons and options["sources"] is None:
+        lines.append("images that name files of the archive need --sources DATASET.sources.csv")
     if summary.fingerprint is None:
         lines.append("nothing was written (--dry-run)")
     else:

@@ -111,6 +111,7 @@ def _count_totals(studies: pa.Table, videos: pa.Table, findings: pa.Table, told:
         "    significant disease": _by_split(studies["split"].filter(pa.array(significant))),
         "videos": _by_split(videos["split"]),
         "  partial": _by_split(videos["split"].filter(videos["partial"])),
+        "  with boxes": _by_split(videos["split"].filter(pc.fill_null(pc.greater(videos["num_boxes"], 0), False))),
     }
 
 
@@ -159,6 +160,7 @@ def _spreads(studies: pa.Table, videos: pa.Table, reports: pa.ChunkedArray) -> d
         "secondary angle, degrees": videos["secondary_angle"],
         "LVEF, %": studies["lvef"],
         "report, words": pc.count_substring_regex(reports, r"\S+"),
+        "boxes a video": pc.if_else(pc.greater(videos["num_boxes"], 0), videos["num_boxes"], None),
         "findings a study": pc.list_value_length(studies["findings"]),
     }
     return {name: _spread(values) for name, values in quantities.items()}

@@ -27,8 +27,8 @@ _MAX_NAMED = 5  # wrong values that a message names
 
 @dataclass(frozen=True)
 class Prepared:
-    """A dataset's tables. ``videos`` has a column more, ``split``; ``quarantine`` is None where there is no such
-    file."""
+    """A dataset's tables. ``videos`` has two columns more, ``split`` and ``num_boxes`` (null: no boxes); ``quarantine``
+    is None where there is no such file."""
 
     path: str
     filesystem: fs.FileSystem
@@ -81,11 +81,25 @@ def _read(filesystem: fs.FileSystem, folder: str, where: str, name: str, schema:
         with filesystem.open_input_file(f"{folder}/{name}.parquet") as stream:
             file = pq.ParquetFile(stream)
             table = file.read([column for column in schema.names if column in file.schema_arrow.names])
+            boxes = _count_boxes(file) if name == "videos" else None
     except FileNotFoundError:
         raise
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(f"{where} is not a Parquet file, or is damaged: {error}") from error
-    return check_columns(table, schema, where)
+    table = check_columns(table, schema, where)
+    return table if boxes is None else table.append_column("num_boxes", boxes)
+
+
+def _count_boxes(file: pq.ParquetFile) -> pa.ChunkedArray:
+    """How many boxes each video has; piece by piece, since of phantoms every frame has some."""
+    if "boxes" not in file.schema_arrow.names:
+        return pa.chunked_array([pa.nulls(file.metadata.num_rows, pa.int32())])
+    column = file.schema_arrow.field("boxes").type
+    if not pa.types.is_list(column):
+        raise ValueError(f"column 'boxes' is {column}, expected a list")
+    return pa.chunked_array(
+        [pc.list_value_length(b["boxes"]) for b in file.iter_batches(columns=["boxes"])], pa.int32()
+    )
 
 
 def _read_card(filesystem: fs.FileSystem, folder: str, path: str) -> dict[str, Any]:

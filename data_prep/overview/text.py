@@ -12,6 +12,7 @@ from deepcoro.data.schema import SPLITS
 from deepcoro.reports.vocabulary import SEGMENT_NAMES
 
 _MANY = 6  # sizes, rates and values of an attribute that are named; the others are counted
+_TOO_MANY = 24  # different values, of which no few stand for the others
 _NAMED = 5  # groups and patients that a finding names
 
 
@@ -38,30 +39,30 @@ def header(prepared: Prepared) -> list[str]:
 def counts_as_text(counts: Counts) -> list[str]:
     """All of ``Counts``, in blocks."""
     rows = [_split_row(name, numbers) for name, numbers in counts.totals.items()]
-    for column, values in counts.categories.items():
-        rows += [[column, "", "", "", ""], *(_split_row(f"  {value}", numbers) for value, numbers in values.items())]
+    for column, kinds in counts.categories.items():
+        rows += [[column, "", "", "", ""], *(_split_row(f"  {value}", numbers) for value, numbers in kinds.items())]
     lines = ["", *align([["", *SPLITS, "all"], *rows])]
     found = {name: numbers for name, numbers in counts.segments.items() if sum(numbers.values())}
     if found:
-        kinds = [kind for kind in GRADES if any(grades[kind] for grades in counts.grades.values())]
-        rows = [["findings", *SPLITS, "all", *kinds]]
+        used = [kind for kind in GRADES if any(grades[kind] for grades in counts.grades.values())]
+        rows = [["findings", *SPLITS, "all", *used]]
         for segment, numbers in found.items():
-            grades = [_number(counts.grades[segment][kind]) for kind in kinds]
+            grades = [_number(counts.grades[segment][kind]) for kind in used]
             rows.append([*_split_row(f"  {SEGMENT_NAMES[segment]}", numbers), *grades])
         rows.append(["  all", *(_number(sum(n[s] for n in found.values())) for s in SPLITS)])
         rows[-1] += [_number(sum(sum(n.values()) for n in found.values()))]
-        rows[-1] += [_number(sum(grades[kind] for grades in counts.grades.values())) for kind in kinds]
+        rows[-1] += [_number(sum(grades[kind] for grades in counts.grades.values())) for kind in used]
         lines += ["", *align(rows)]
         if missing := [SEGMENT_NAMES[name] for name in counts.segments if name not in found]:
             lines.append(f"  never named: {', '.join(missing)}")
     rows = [["", "of", "smallest", "5 %", "median", "95 %", "largest"]]
     for name, spread in counts.spreads.items():
         if spread.num:
-            rows.append([name, f"{spread.num:,}", *(f"{value:.4g}" for value in spread.quantiles)])
+            rows.append([name, f"{spread.num:,}", *(f"{round(value, 2):.4g}" for value in spread.quantiles)])
     lines += ["", *align(rows)]
-    lines += ["", f"frame sizes         {_list(counts.sizes)}", f"frames a second     {_list(counts.rates)}"]
-    for name, found_values in counts.attributes.items():
-        lines.append(f"{name:<19} {_list(found_values)}")
+    values = {"frame sizes": counts.sizes, "frames a second": counts.rates, **counts.attributes}
+    width = max(map(len, values))
+    lines += ["", *(f"{name.ljust(width)}  {_list(numbers)}" for name, numbers in values.items())]
     lines += ["", f"reports: {counts.reports[0]:,}, of them {counts.reports[1]:,} different texts"]
     return [*lines, *_quarantine(counts.quarantine)]
 
@@ -146,6 +147,8 @@ def _number(number: int) -> str:
 
 
 def _list(values: Mapping[str, int]) -> str:
+    if len(values) > _TOO_MANY:
+        return f"{len(values):,} different values ({sum(values.values()):,})"
     named = [f"{value} ({number:,})" for value, number in list(values.items())[:_MANY]]
     rest = list(values.values())[_MANY:]
     return ", ".join(named) + (f", and {len(rest):,} others ({sum(rest):,})" if rest else "")

@@ -85,6 +85,7 @@ def change(folder, name, **columns):
     pq.write_table(pa.Table.from_pylist(rows, schema={"studies": STUDIES_SCHEMA, "videos": VIDEOS_SCHEMA}[name]), path)
 
 
+BOX = {"segment": "d1", "frame": 0, "x0": 0.0, "y0": 0.0, "x1": 0.5, "y1": 0.5}
 FINDING = st.fixed_dictionaries(
     {
         "segment": st.sampled_from(SEGMENTS),
@@ -109,6 +110,7 @@ VIDEO = st.fixed_dictionaries(
         "acquisition": st.sampled_from([None, "diagnostic", "pci"]),
         "fps": st.sampled_from([7.5, 15.0, 30.0]),
         "num_frames": st.integers(1, 90),
+        "boxes": st.none() | st.integers(0, 3).map(lambda n: [BOX] * n),
         "attributes": st.none() | st.dictionaries(st.sampled_from("xyz"), st.sampled_from(["1", "2"])),
     }
 )
@@ -138,6 +140,8 @@ def test_every_count_is_that_of_a_plain_loop(tmp_path_factory, studies, videos):
         for r in studies
         if any(is_significant(f["segment"], f["stenosis"], f["occlusion"] or "none") for f in r["findings"] or [])
     )
+    assert counts.totals["  with boxes"] == by_split(split_of[r["study_id"]] for r in videos if r["boxes"])
+    assert counts.spreads["boxes a video"].num == sum(bool(r["boxes"]) for r in videos)
     for name, column, rows in (
         ("coronary tree", "coronary_tree", [r | {"split": split_of[r["study_id"]]} for r in videos]),
         ("acquisition", "acquisition", [r | {"split": split_of[r["study_id"]]} for r in videos]),
