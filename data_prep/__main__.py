@@ -15,6 +15,7 @@ COMMANDS = {
     "phantom": "data_prep.phantom.cli:phantom",
     "overview": "data_prep.overview.cli:overview",
     "annotations": "data_prep.annotations.cli:annotations_command",
+    "classes": "data_prep.classes.cli:classes_command",
 }
 
 

@@ -58,13 +58,13 @@ class Videos:
             told = image["video_id"]
             if not isinstance(told, (str, int)) or (told not in self.rows and told not in self._own):
                 raise LeftOut("unknown_video")
-            video_id = str(told) if told in self.rows else self._look_up(self._own[told])
+            video_id = str(told) if told in self.rows else self.look_up(self._own[told])
         elif isinstance(name, str) and frame is not None:
-            video_id = self._look_up(name)
+            video_id = self.look_up(name)
         elif isinstance(name, str):
             if (numbered := _NUMBERED.match(_plain(name))) is None:
                 raise LeftOut("no_frame")
-            video_id, frame = self._look_up(numbered[1]), int(numbered[2])
+            video_id, frame = self.look_up(numbered[1]), int(numbered[2])
         else:
             raise LeftOut("unknown_video")
         if frame is None and isinstance(name, str) and (numbered := _NUMBERED.match(_plain(name))):
@@ -76,11 +76,12 @@ class Videos:
             raise LeftOut("frame_out_of_range")
         return dict(row), frame - first_frame
 
-    def _add(self, path: str, video_id: str) -> None:
-        parts = tuple(_plain(path).split("/"))
-        self._places[parts[-1]].append((parts, video_id))
+    def look_up(self, name: str) -> str:
+        """The id of the video that a path stands for.
 
-    def _look_up(self, name: str) -> str:
+        Raises:
+            LeftOut: there is none, or there are several.
+        """
         asked = tuple(_plain(name).split("/"))
         places = self._places.get(asked[-1], [])
         whole = {video_id for parts, video_id in places if parts == asked}
@@ -95,6 +96,10 @@ class Videos:
         if video_id not in self.rows:
             raise LeftOut("unknown_video")
         return video_id
+
+    def _add(self, path: str, video_id: str) -> None:
+        parts = tuple(_plain(path).split("/"))
+        self._places[parts[-1]].append((parts, video_id))
 
 
 def _plain(path: str) -> str:

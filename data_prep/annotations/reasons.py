@@ -1,13 +1,13 @@
-"""Why an annotation is not in the dataset: a small fixed vocabulary, so that reasons can be counted."""
+"""Why an annotation, or a row of classes, is not in the dataset: a small fixed vocabulary, so that reasons can be counted."""
 
 from __future__ import annotations
 
 REASONS = {
     "malformed": "the annotation is no object with an image_id and a category_id",
     "unknown_image": "its image_id is none of the file's images",
-    "unknown_video": "no video of the dataset is what its image names",
-    "ambiguous_video": "several videos of the dataset may be what its image names",
-    "set_aside": "its image names a file that was not taken into the dataset",
+    "unknown_video": "it names no video of the dataset",
+    "ambiguous_video": "it may name several videos of the dataset",
+    "set_aside": "it names a file that was not taken into the dataset",
     "no_frame": "its image has no frame_index, and its file name ends in no number",
     "frame_out_of_range": "the video has no such frame",
     "other_shape": "its image has another aspect ratio than the video",

@@ -12,7 +12,7 @@ from deepcoro.data.schema import SPLITS
 from deepcoro.reports.vocabulary import SEGMENT_NAMES
 
 _MANY = 6  # sizes, rates and values of an attribute that are named; the others are counted
-_TOO_MANY = 24  # different values, of which no few stand for the others
+_TOO_MANY = 24  # different values, if the most frequent of them are no half of all
 _NAMED = 5  # groups and patients that a finding names
 
 
@@ -147,7 +147,7 @@ def _number(number: int) -> str:
 
 
 def _list(values: Mapping[str, int]) -> str:
-    if len(values) > _TOO_MANY:
+    if len(values) > _TOO_MANY and 2 * sum(list(values.values())[:_MANY]) < sum(values.values()):
         return f"{len(values):,} different values ({sum(values.values()):,})"
     named = [f"{value} ({number:,})" for value, number in list(values.items())[:_MANY]]
     rest = list(values.values())[_MANY:]
