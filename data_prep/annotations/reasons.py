@@ -1,4 +1,4 @@
-"""Why an annotation, or a row of classes, is not in the dataset: a small fixed vocabulary, so that reasons can be counted."""
+"""Why an annotation, or a row of classes, is not in the dataset: a small fixed vocabulary that can be counted."""
 
 from __future__ import annotations
 

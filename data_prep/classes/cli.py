@@ -21,9 +21,9 @@ _NAMED = 10  # rows that are named with their reason
 def classes_command(ctx: click.Context, table: Path, dataset: str, **options: object) -> None:
     """Bring what a table knows of cines into a prepared dataset: coronary_tree, acquisition, and classes.
 
-    Classes go into the attributes of a video under the name of their column: take no column that names people. Ends with 0 where every row was used, 1
-    where some were left out, 2 where nothing was done. The dataset gets a new fingerprint: a run that was begun before
-    does not go on with it.
+    Classes go into the attributes of a video under the name of their column: take no column that names people. Ends
+    with 0 where every row was used, 1 where some were left out, 2 where nothing was done. The dataset gets a new
+    fingerprint: a run that was begun before does not go on with it.
     """
     from data_prep.annotations.reasons import REASONS
     from data_prep.classes.join import join_classes  # pyarrow only when it runs
