@@ -46,7 +46,7 @@ class Result:
     about: str
 
 
-@click.command(help=__doc__)
+@click.command()
 @click.argument("dataset")
 @click.option("--column", default="coronary_tree", show_default=True, help="Or acquisition, or an attribute's name.")
 @click.option("--run", help="Folder of a trained run: a linear head on its embedding, and no network of its own.")
@@ -65,7 +65,11 @@ def main(
     max_videos: int,
     seed: int,
 ) -> None:
-    """Learn, measure, and fill."""
+    """Learn a class of cines from those of DATASET that have a label, and say how well.
+
+    It trains on train, takes its temperature from val and is measured on test. With --fill the class is written where
+    it is missing and its probability reaches the threshold, marked as what it is; a label is never overwritten.
+    """
     with plain_errors():
         opened = PreparedDataset.open(dataset)
         labels = read_labels(opened, column)
