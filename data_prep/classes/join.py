@@ -125,7 +125,8 @@ def _read(path: Path, encoding: str) -> tuple[list[str], Iterator[Row]]:
 def _check(values: dict[str, str], where: str) -> None:
     for name in COLUMNS:
         if name in values and values[name] not in ALLOWED[name]:
-            raise DataError(f"{where}: {name} is {values[name]!r}; it may be {', '.join(ALLOWED[name])}")
+            # Not quoted: in a table whose cells have slipped, it may be anything, such as a name.
+            raise DataError(f"{where}: {name} is none of {', '.join(ALLOWED[name])}")
 
 
 def _change(values: dict[str, str]) -> dict[str, Any]:

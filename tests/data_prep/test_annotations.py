@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from data_prep import update
@@ -32,9 +34,14 @@ FRACTIONS = {"x0": 0.125, "y0": 0.5, "x1": 0.1875, "y1": 0.5625}
 
 @pytest.fixture
 def dataset(tmp_path):
-    """Three videos of 24 frames, 512 wide and 256 high; tables and no files, written as the DICOM door does."""
     folder = tmp_path / "prepared"
     folder.mkdir()
+    write_dataset(folder)
+    return folder
+
+
+def write_dataset(folder):
+    """Three videos of 24 frames, 512 wide and 256 high; tables and no files, written as the DICOM door does."""
     study = {"study_id": "s", "patient_id": "p", "split": "train", "attributes": []}
     videos = [
         {
@@ -56,7 +63,6 @@ def dataset(tmp_path):
     quarantine = [{"source": "q", "reason": "empty", "detail": None}]
     sums = defaultdict(Counter, {"train": Counter(count=10, total=1000, squares=101000)})
     write_tables(folder, Tables([study], videos, quarantine, sums), {"made_by": "a test"})
-    return folder
 
 
 @pytest.fixture
@@ -226,6 +232,45 @@ def test_every_annotation_is_used_or_left_out_with_its_reason(dataset, tmp_path)
     assert summary.num_boxes + len(summary.left_out) == summary.num_annotations == len(annotations)
     for box in row(dataset, "aa")["boxes"]:
         assert 0 <= box["x0"] < box["x1"] <= 1 and 0 <= box["y0"] < box["y1"] <= 1
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["", "aa", "aa_3", "61X1", "mid_lad"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["counts", "size", "id"]), inner),
+    max_leaves=6,
+)
+SOUND = {
+    "image": {"id": 1, "video_id": "aa", "frame_index": 3, "width": 512, "height": 256, "file_name": "aa_3.png"},
+    "annotation": {"id": 1, "image_id": 1, "category_id": 1, "bbox": BOX, "segmentation": [[0, 0, 9, 0, 9, 9]]},
+    "category": {"id": 1, "name": "mid_lad"},
+}
+
+
+@pytest.fixture(scope="module")
+def unchanged(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fuzz")
+    write_dataset(folder)
+    return folder
+
+
+@given(data=st.data())
+def test_no_file_breaks_it_and_none_loses_an_annotation(unchanged, data):
+    """Any values in place of any fields: each annotation is used or left out, or the file is refused as a whole."""
+    broken = {}
+    for part, fields in SOUND.items():
+        names = data.draw(st.sets(st.sampled_from(sorted(fields)), max_size=2))
+        broken[part] = fields | {name: data.draw(ANYTHING) for name in names}
+    content = {
+        "images": [broken["image"], SOUND["image"] | {"id": "other"}],
+        "annotations": [broken["annotation"], SOUND["annotation"] | {"id": 2, "image_id": "other"}],
+        "categories": [broken["category"]],
+    }
+    (unchanged / "fuzz.json").write_text(json.dumps(content))
+    try:
+        summary = annotate(unchanged / "fuzz.json", str(unchanged), dry_run=True)
+    except DataError:
+        return
+    assert summary.num_boxes + summary.num_masks + len(summary.left_out) == 2
 
 
 def test_a_mask_is_a_png_of_segments(dataset, tmp_path):

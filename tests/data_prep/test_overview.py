@@ -338,3 +338,15 @@ def test_a_sample_is_spread_evenly_and_has_no_row_twice():
 
 def test_sheet_without_pixels_is_refused(sound, monkeypatch, capsys):
     assert run(monkeypatch, capsys, sound, "--no-pixels", "--sheet", sound / "x.png")[0] == 2
+
+
+def test_made_up_tables_are_counted_as_pandas_counts_them(tmp_path):
+    """What the benchmark compares, small: both ways to every number."""
+    from experiments.bench.overview import add_attributes, with_overview, with_pandas
+    from experiments.bench.tables import make_tables
+
+    make_tables(tmp_path / "prepared", 400)
+    add_attributes(tmp_path / "prepared")
+    ours, theirs = (by(str(tmp_path / "prepared"))["numbers"] for by in (with_overview, with_pandas))
+    assert ours == theirs
+    assert sum(ours["videos"].values()) == 3200 and ours["leaking"] == 0
