@@ -13,6 +13,9 @@ from deepcoro.errors import UserError
 COMMANDS = {
     "dicom": "data_prep.dicom.cli:dicom",
     "phantom": "data_prep.phantom.cli:phantom",
+    "overview": "data_prep.overview.cli:overview",
+    "annotations": "data_prep.annotations.cli:annotations_command",
+    "classes": "data_prep.classes.cli:classes_command",
 }
 
 

@@ -1,0 +1,1 @@
+"""Lesion boxes and vessel masks from COCO JSON, matched to videos and frames."""
