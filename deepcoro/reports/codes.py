@@ -1,8 +1,8 @@
 """Codes of what a report says: SNOMED CT codes as DICOM lists them, each with the context group (PS3.16) that has it.
 
 For exchange with systems that speak DICOM structured reports. Not every concept has a code in those groups: chronic and
-acute total occlusion, iFR, the Medina class itself, collaterals and PCI have none, nor has the grade critical; those are
-left out rather than given a code that means something near.
+acute total occlusion, iFR, the Medina class itself, collaterals and PCI have none, nor has the grade critical: they
+are left out rather than given a code that means something near.
 """
 
 from __future__ import annotations
