@@ -13,6 +13,8 @@ from deepcoro.errors import UserError
 COMMANDS = {
     "dicom": "data_prep.dicom.cli:dicom",
     "phantom": "data_prep.phantom.cli:phantom",
+    "predecessor": "data_prep.predecessor.cli:predecessor",
+    "reports": "data_prep.reports.cli:reports",
 }
 
 

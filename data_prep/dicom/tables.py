@@ -73,7 +73,7 @@ def read_side_tables(key: Key, reports: Path | None, videos: Path | None, splits
     if reports is not None:
         rows = _rows(reports, "study_id", (*STUDY_COLUMNS, *KNOWN_COLUMNS), tables.ignored)
         for where, row in _once(rows, "study_id"):
-            study = {name: _value(row, name, STUDIES_SCHEMA, where) for name in STUDY_COLUMNS}
+            study = {name: cell_value(row, name, STUDIES_SCHEMA, where) for name in STUDY_COLUMNS}
             if study["report"] is not None:
                 study["report"], replaced = deidentify(study["report"], known_values(row))
                 tables.replaced += replaced
@@ -87,7 +87,7 @@ def read_side_tables(key: Key, reports: Path | None, videos: Path | None, splits
     if videos is not None:
         rows = _rows(videos, "sop_instance_uid", VIDEO_COLUMNS, tables.ignored)
         for where, row in _once(rows, "sop_instance_uid"):
-            video = {name: _value(row, name, VIDEOS_SCHEMA, where) for name in VIDEO_COLUMNS}
+            video = {name: cell_value(row, name, VIDEOS_SCHEMA, where) for name in VIDEO_COLUMNS}
             tables.videos[key.id_of("video", row["sop_instance_uid"])] = video
         _check_types(tables.videos.values(), VIDEO_COLUMNS, VIDEOS_SCHEMA, videos)
     if splits is not None:
@@ -106,7 +106,7 @@ def known_values(row: dict[str, Any]) -> dict[str, list[str]]:
 
 def _read_splits(key: Key, path: Path, tables: SideTables) -> None:
     for where, row in _rows(path, "split", ("patient_id", "study_id"), tables.ignored):
-        split = _value(row, "split", STUDIES_SCHEMA, where)
+        split = cell_value(row, "split", STUDIES_SCHEMA, where)
         kind, known = ("patient", tables.patient_splits) if row.get("patient_id") else ("study", tables.study_splits)
         raw = str(row.get(f"{kind}_id") or "").strip()
         if not raw or split is None:
@@ -137,8 +137,12 @@ def _once(rows: Rows, column: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield where, row
 
 
-def _value(row: dict[str, Any], name: str, schema: pa.Schema, where: str) -> Any:
-    """A cell as the schema wants it; types are checked a column at a time, later."""
+def cell_value(row: dict[str, Any], name: str, schema: pa.Schema, where: str) -> Any:
+    """A cell of a side table as the schema wants it; types are checked a column at a time, later.
+
+    Raises:
+        DataError: the value is out of its range, or is no such thing at all; with ``where`` and the field.
+    """
     value: Any = row.get(name)
     wanted = schema.field(name).type
     if value is None or value == "" or value != value:  # a missing number of pandas is unequal to itself

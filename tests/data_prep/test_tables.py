@@ -65,7 +65,7 @@ def test_the_same_table_in_three_formats(tmp_path: Path) -> None:
     ("table", "content", "message"),
     [
         ("reports", "study_id,report\n1,a\n2,b\n1,c\n", r"t.csv, row 3: the 'study_id' of .*row 1 stands here again"),
-        ("reports", "study_id,report\n ,a\n", r"row 1.*'study_id'|row 1: 'study_id' is empty"),
+        ("reports", "study_id,report\n ,a\n", r"row 1: 'study_id' is empty"),
         ("reports", "study_id,report\n1\n", r"row 1 has fewer cells than the header line"),
         ("reports", "study_id,report\n1,a,b\n", r"row 1 has more cells than the header line"),
         ("reports", "study_id,report,report\n1,a,b\n", r"names 'report' more than once"),
@@ -146,8 +146,8 @@ PERSON: dict[str, Any] = {
     "accession_number": "ACC-5518203",
 }
 PLANTED = (
-    "Zebulina QUIXOTEWITZ (17/02/1939, MRN 7391846, acc. 5518203), seen 09.03.2021 by Ida Drumblethorpe and Dr Unlisted; "
-    "study 1.2.826.0.1.777.41, phone 514-555-0134. Mrs. quixotewitz: "
+    "Zebulina QUIXOTEWITZ (17/02/1939, MRN 7391846, acc. 5518203), seen 09.03.2021 by "
+    "Ida Drumblethorpe and Dr Unlisted; study 1.2.826.0.1.777.41, phone 514-555-0134. Mrs. quixotewitz: "
 )
 
 
