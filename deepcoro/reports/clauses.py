@@ -13,7 +13,10 @@ from deepcoro.reports.synonyms import POSITIONS, VESSEL_SEGMENTS, Synonyms
 from deepcoro.reports.vocabulary import grade
 
 MAX_RANGE = 20  # "70-80%" is read as its middle; a wider range says too little
+MODERATE = 50  # percent
 ROMAN = {"i": 1, "ii": 2, "iii": 3}
+PLACES = ("segments", "vessels", "positions")
+BESIDE = {"at", "au", "a la", "au niveau", "a", "level", "niveau"}  # "at D1" may be in D1, or in the vessel it leaves
 SEEN = ("thrombus", "stent", "pci", "collaterals")  # statements that are there or not
 _PERCENT = r"(?:%|percent|per cent|pour cent|pourcent)"
 _NUMBERS = re.compile(
@@ -75,12 +78,19 @@ class Clause:
     missing: set[str] = field(default_factory=set)  # "percent", "amount of calcification"
     graded: str | None = None
     dominance: str | None = None
+    dominant: bool = False  # its vessel is
     negated: bool = False
+    heading: bool = False  # "LAD:"
 
     @property
     def has_place(self) -> bool:
         """It names a segment or a vessel, not a position alone."""
         return self.vessel is not None or self.segment is not None
+
+    @property
+    def only_place(self) -> bool:
+        """It names a place and says nothing of it."""
+        return self.has_place and not (self.has_content or self.dominance or self.dominant)
 
     @property
     def has_content(self) -> bool:
@@ -91,8 +101,7 @@ class Clause:
         """Its place, or with a position alone that part of the vessel spoken of ``before``."""
         vessel = self.vessel or (before.vessel if before is not None and not self.has_place else None)
         if self.segment is not None:
-            inside = self.vessel is None or self.segment in VESSEL_SEGMENTS[self.vessel]
-            if not inside:
+            if self.vessel is not None:  # "LAD 80% at D1" is of the LAD, "LAD D1 80%" of the branch
                 raise NotRead("two vessels in one statement")
             owner = next((name for name in ("lad", "lcx", "rca") if self.segment in VESSEL_SEGMENTS[name]), None)
             return Place(owner, self.segment)
@@ -104,7 +113,8 @@ class Clause:
 
 
 def tokens_of(sentence: str, synonyms: Synonyms) -> list[Token]:
-    """Cut a folded sentence into numbers, known phrases, commas and unknown words; other punctuation says nothing."""
+    """Cut a folded sentence into numbers, known phrases, commas, colons behind a place, and unknown words; other
+    punctuation says nothing."""
     tokens: list[Token] = []
     at = 0
     while at < len(sentence):
@@ -118,6 +128,8 @@ def tokens_of(sentence: str, synonyms: Synonyms) -> list[Token]:
         elif match := _OTHER.match(sentence, at):
             if match[0] == ",":
                 tokens.append(Token("comma", "", ","))
+            elif match[0] == ":" and tokens and tokens[-1].kind in PLACES:
+                tokens.append(Token("colon", "", ":"))
             elif match[0] not in ":()/'\"-":
                 tokens.append(Token("unknown", "", match[0]))
         else:  # white space
@@ -152,19 +164,22 @@ def read_clause(tokens: list[Token], synonyms: Synonyms, negated: bool = False) 
     clause = Clause(negated=negated)
     words: dict[str, list[str]] = {}  # of what is said to be there
     denied: dict[str, list[str]] = {}  # of what is said not to be there
-    for token in tokens:
+    for at, token in enumerate(tokens):
+        if token.kind == "segments" and _beside(tokens[:at]):
+            raise NotRead("in a branch, or where it leaves its vessel?")
         if token.kind == "negation":
             clause.negated = True
         elif token.kind == "alternative" and not clause.negated:
             raise NotRead("it leaves open which of two is meant")
-        elif token.kind in ("segments", "vessels", "positions"):
+        elif token.kind in PLACES:
             words.setdefault(token.kind, []).append(token.value)
-        elif token.kind not in ("ignore", "alternative", "comma", "joining"):
+        elif token.kind not in ("ignore", "alternative", "comma", "joining", "colon"):
             (denied if clause.negated else words).setdefault(token.kind, []).append(token.value)
     clause.segment = _one(words.pop("segments", []), "two segments in one statement")
     clause.vessel = _one(words.pop("vessels", []), "two vessels in one statement")
     clause.position = _one(words.pop("positions", []), "two segments in one statement")
     clause.dominance = _one(words.pop("dominance", []), "two kinds of dominance")
+    clause.dominant = words.pop("dominant", None) is not None
     if clause.negated and not denied:
         raise NotRead("a negation of nothing known")
     _read_denied(denied, clause)
@@ -174,6 +189,12 @@ def read_clause(tokens: list[Token], synonyms: Synonyms, negated: bool = False) 
     if words:
         raise NotRead("a combination that is not known")
     return clause
+
+
+def _beside(before: list[Token]) -> bool:
+    """Whether the words that lead up to a branch may mean its level in the vessel and not the branch itself."""
+    start = next((at for at in range(len(before), 0, -1) if before[at - 1].kind != "ignore"), 0)
+    return start > 0 and any(token.text in BESIDE for token in before[start:])
 
 
 def _one(values: list[str], why: str) -> str | None:
@@ -273,6 +294,8 @@ def _read_others(words: dict[str, list[str]], clause: Clause) -> None:
         if words.pop(kind, None) is not None:
             if kind == "not_significant" and clause.graded in (None, "mild"):
                 clause.missing.discard("percent")  # "non-obstructive disease": what it lacks is what it denies
+                if 0 < clause.facts.get("stenosis", 0) < MODERATE:
+                    continue  # "non-significant 40% stenosis": the percent says more
             if clause.said not in (None, kind.replace("_", " ")) or clause.missing or "stenosis" in clause.facts:
                 raise NotRead("normal and not normal in one statement")
             clause.said = kind.replace("_", " ")

@@ -125,6 +125,7 @@ class _Reader:
         kinds = {token.kind for token in tokens}
         if _of_something_else(kinds):
             self.num_skipped += 1
+            self.heading = None
             return
         try:
             if "unknown" in kinds:
@@ -136,7 +137,7 @@ class _Reader:
             clauses = clauses_of(tokens, self.synonyms)
             if not clauses:
                 raise NotRead("nothing known is said")
-            if all(clause.has_place and not clause.has_content and not clause.dominance for clause in clauses):
+            if all(clause.only_place for clause in clauses):
                 self.heading = only_place(clauses)
             else:
                 self._add(with_places(clauses, self.heading))

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from deepcoro.reports.clauses import Clause, NotRead, Place, Token, read_clause
+from deepcoro.reports.clauses import PLACES, Clause, NotRead, Place, Token, read_clause
 from deepcoro.reports.synonyms import Synonyms
 from deepcoro.reports.vocabulary import grade
 
 _THERE_OR_NOT = {"thrombus", "calcification", "collaterals", "stent", "pci", "occlusion", "in_stent_restenosis"}
+_DOMINANT = {"rca": "right", "lcx": "left"}
 _THERE_OR_NOT |= {"stenosis", "significant"}
 
 
@@ -24,10 +25,10 @@ def clauses_of(tokens: list[Token], synonyms: Synonyms) -> list[Clause]:
     """
     parts: list[list[Token]] = [[]]
     for token in tokens:
-        if token.kind in ("comma", "joining"):
-            parts.append([])
-        else:
+        if token.kind not in ("comma", "joining"):
             parts[-1].append(token)
+        if token.kind in ("comma", "joining", "colon"):
+            parts.append([])
     parts = [part for part in parts if any(token.kind != "ignore" for token in part)]
     clauses: list[Clause] = []
     for at, part in enumerate(parts):
@@ -40,12 +41,13 @@ def clauses_of(tokens: list[Token], synonyms: Synonyms) -> list[Clause]:
             if not any(token.kind == "alternative" for later in bare for token in later):
                 raise NotRead("it may be negated or not")
         clauses.append(read_clause(part, synonyms, negated))
+        clauses[-1].heading = part[-1].kind == "colon" and not clauses[-1].has_content
     return clauses
 
 
 def _bare(part: list[Token]) -> bool:
     """Nothing but words for what may be there or not, and perhaps a place."""
-    kinds = {token.kind for token in part} - {"ignore", "alternative", "segments", "vessels", "positions"}
+    kinds = {token.kind for token in part} - {"ignore", "alternative", "colon", *PLACES}
     return bool(kinds) and kinds <= _THERE_OR_NOT
 
 
@@ -67,24 +69,28 @@ def with_places(clauses: list[Clause], heading: Place | None) -> list[tuple[Plac
         if clause.position is not None and not clause.has_place and before is None:
             raise NotRead("a position without a vessel")
         before = clause.place(before)
+        if clause.dominant:
+            if before is None or before.segment is not None or before.vessel not in _DOMINANT:
+                raise NotRead("dominant, and not of the RCA or the LCX")
+            clause.dominance = _DOMINANT[before.vessel]
         if not clause.has_content:
-            if clause.has_place and before is not None:
+            if clause.has_place and before is not None and clause.dominance is None and (silent or not clause.heading):
                 silent.append(before)
             placed.append((before, clause))
         elif before is None:
             waiting.append(clause)
         else:
-            if clause.has_place:
-                if silent and (clause.said is None or clause.facts or clause.missing):
-                    raise NotRead("a vessel, and nothing said of it")
-                placed += [(place, clause) for place in silent]
+            alone = silent if clause.has_place else silent[:-1]  # "RCA, thrombus": the last is where the clause belongs
+            if alone and (clause.said is None or clause.facts or clause.missing):
+                raise NotRead("a vessel, and nothing said of it")
+            placed += [(place, clause) for place in alone]
             silent = []
             placed.append((before, clause))
     if silent and len({*silent}) == 1 and waiting:
         silent = []  # "70% stenosis and thrombus in the mid LAD" with the place in a clause of its own
     if silent:
         raise NotRead("a vessel, and nothing said of it")
-    places = {place for place, clause in placed if place is not None and clause.has_place}
+    places = {place for place, clause in placed if place is not None and clause.has_place and not clause.heading}
     if waiting and named and len(places) > 1:
         raise NotRead("of which of the vessels is not clear")
     only = next(iter(places)) if waiting and named else None

@@ -55,6 +55,7 @@ SECTIONS: dict[str, tuple[str, ...] | None] = {
     "calcification": (*CALCIFICATIONS[1:], "unknown"),
     "collaterals": None,
     "dominance": DOMINANCES,
+    "dominant": None,
     "negation": None,
     "alternative": None,
     "joining": None,

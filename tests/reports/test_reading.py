@@ -60,6 +60,9 @@ SENTENCES = [
     ("Resténose intra-stent de 60% de la circonflexe moyenne",
      [Finding("mid_lcx", stent=True, in_stent_restenosis=60)]),
     ("Première diagonale: iFR 0,85, pas de thrombus", [Finding("d1", ifr=0.85)]),
+    ("LAD: D1 80%, mid: 50%, TIMI 2", [Finding("mid_lad", stenosis=50, timi=2), Finding("d1", stenosis=80)]),
+    ("Sténose non significative de 40% de l'IVA moyenne", [Finding("mid_lad", stenosis=40)]),
+    ("There is a D1 stenosis of 60%", [Finding("d1", stenosis=60)]),
     ("Il n'y a pas de sténose de la deuxième marginale", [Finding("om2", stenosis=0)]),
 ]  # fmt: skip
 
@@ -77,6 +80,11 @@ def test_what_clinicians_write(text, findings):
         ("No significant disease.", [("all", "not significant")]),
         ("Normal coronary arteries", [("all", "normal")]),
         ("The LAD and LCX are normal.", [("lad", "normal"), ("lcx", "normal")]),
+        ("LAD and LCX: no disease", [("lad", "normal"), ("lcx", "normal")]),
+        (
+            "LM, LAD and LCX: no significant disease",
+            [("left_main", "not significant"), ("lad", "not significant"), ("lcx", "not significant")],
+        ),
         ("RCA: no disease", [("rca", "normal")]),
         ("LCX is free of significant disease.", [("lcx", "not significant")]),
         ("LAD mild luminal irregularities", [("lad", "not significant")]),
@@ -138,8 +146,16 @@ def test_what_is_understood_and_is_no_finding(text, missing):
         ("LAD without normal flow", ["flow"], "unknown words"),
         ("D1 and D2 50%", None, "a vessel, and nothing said of it"),
         ("D1 of the RCA 50%", None, "two vessels in one statement"),
-        ("Proximal to mid LAD 50%", None, "two segments in one statement"),
+        ("LAD D1 50%", None, "two vessels in one statement"),
+        ("50% stenosis at D1", None, "in a branch, or where it leaves its vessel?"),
+        ("LAD: 50% au niveau de la D1", None, "in a branch, or where it leaves its vessel?"),
+        ("LAD: 80% proximal to D1", ["to"], "unknown words"),
+        ("LAD: dominant vessel", None, "dominant, and not of the RCA or the LCX"),
+        ("Proximal/mid LAD 50%", None, "two segments in one statement"),
         ("50%, RCA normal, LAD normal", None, "of which of the vessels is not clear"),
+        ("LAD and LCX: 50%", None, "a vessel, and nothing said of it"),
+        ("Non-significant 80% stenosis of the mid LAD", None, "normal and not normal in one statement"),
+        ("Mid LAD thrombus: no", None, "a negation of nothing known"),
         ("80% stenosis", None, "no vessel is named"),
         ("Mid stenosis 80%", None, "a position without a vessel"),
         ("Stent 80% in the mid LAD", None, "a percent beside a stent: of the stent, or of the vessel?"),
@@ -219,6 +235,24 @@ def test_a_sentence_that_is_not_read_ends_what_was_spoken_of():
     read = read_report("LAD:\nmid 80%\nthen a bypass of something\ndistal 70%")
     assert read.findings == (Finding("mid_lad", stenosis=80),)
     assert read.unread[-1] == Unread("distal 70%", "a position without a vessel")
+
+
+@pytest.mark.parametrize(
+    ("text", "dominance"),
+    [
+        ("Right dominant circulation.", "right"),
+        ("Dominance: Left.", "left"),
+        ("Co-dominant system", "balanced"),
+        ("RCA: dominant, no disease.", "right"),
+        ("The LCX is dominant.", "left"),
+        ("Coronaire droite: dominante, thrombus au tiers moyen.", "right"),
+        ("Réseau gauche dominant.", "left"),
+        ("Non-dominant RCA.", None),
+    ],
+)
+def test_dominance(text, dominance):
+    assert read_report(text).dominance == dominance
+    assert bool(read_report(text).unread) == (dominance is None)
 
 
 def test_a_users_assumptions_are_counted(tmp_path):
