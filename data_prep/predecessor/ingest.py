@@ -179,6 +179,10 @@ def _tables(
                     "attributes": list(attributes.items()),
                 }
             )
+    if silent := sum(1 for study in studies if study["attributes"]):
+        notes.append(
+            f"{silent:,} studies have columns for some segments only: the others count as normal in their texts"
+        )
     if torn:
         notes.append(f"{torn:,} studies have videos of several dominances: none was taken")
     quarantine = [

@@ -113,7 +113,8 @@ def _read_row(
     entry.path, entry.reason = find_video(videos, entry.name)
     if entry.reason is not None:
         return
-    entry.video = _text(row, "SOPInstanceUID") or entry.name
+    inside = entry.path.relative_to(videos).as_posix() if entry.path is not None else ""
+    entry.video = _text(row, "SOPInstanceUID") or inside
     entry.order = (_time(row), entry.row)
     word = _text(row, "Split").lower()
     if word and word not in SPLIT_WORDS:
@@ -141,14 +142,15 @@ def _read_row(
 
 def _compare(entry: Entry, seen: set[str], first: dict[str, Entry], splits: dict[str, str | None]) -> None:
     """Set aside what repeats or contradicts a row before: a study has one report, a patient one split."""
-    if entry.video in seen:
+    names = {entry.video, str(entry.path)}
+    if names & seen:
         entry.reason = "duplicate"
     elif first.setdefault(entry.study, entry).of_study != entry.of_study:
         entry.reason = "conflicting_study"
     elif splits.setdefault(entry.patient, entry.split) != entry.split:
         entry.reason = "conflicting_split"
     else:
-        seen.add(entry.video)
+        seen |= names
 
 
 def find_video(videos: Path, name: str) -> tuple[Path | None, str | None]:

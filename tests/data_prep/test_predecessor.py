@@ -184,7 +184,7 @@ def test_a_table_and_its_videos(tmp_path: Path, separator: str) -> None:
     assert "pda" in dict(first["attributes"])["segments_missing"].split()
     assert (second["split"], second["findings"], second["report"], second["attributes"]) == ("test", None, None, [])
     videos = {video["video_id"]: video for video in read(tmp_path / "out", "videos")}
-    left, right, other = (videos[key.id_of("video", item["FileName"])] for item in rows)
+    left, right, other = (videos[key.id_of("video", name)] for name in ("s1/left.avi", "s1/right.mp4", "s2.avi"))
     assert [(v["coronary_tree"], v["acquisition_order"]) for v in (left, right, other)] == [
         ("left", 1), ("right", 0), (None, 0),
     ]  # fmt: skip
@@ -216,6 +216,7 @@ def test_every_row_is_ingested_or_has_a_reason(tmp_path: Path) -> None:
     expected = {
         ("good.avi", "1"): None,
         ("good.avi", "1 "): "duplicate",
+        ("/elsewhere/good.avi", "9"): "duplicate",
         ("b.avi", "1  "): "conflicting_study",  # another report
         ("b.avi", ""): "no_identity",
         ("", "1"): "no_identity",
@@ -229,7 +230,7 @@ def test_every_row_is_ingested_or_has_a_reason(tmp_path: Path) -> None:
         ("b.avi", "3"): "bad_value",
     }
     rows = [row(name, study) for name, study in expected]
-    rows[2]["Report"] = "Another."
+    rows[3]["Report"] = "Another."
     rows[-1]["d1_stenosis"] = "140"
     summary = ingest(write_table(tmp_path / "t.csv", rows), source, tmp_path / "out", num_processes=2)
     check_sum(summary, len(rows))
