@@ -31,7 +31,11 @@ _MEDICAL_WORDS = """
     indication procedure findings impression conclusion history clinical dr dre drs mr mrs ms mme mlle monsieur
     madame doctor docteur prof professor professeur md frcpc presents presente presented underwent tolerated reports
     denies performed referred admitted seen examined reviewed les un une des pas sans avec et est sont homme femme
-    ans age douleur thoracique angor coronarographie
+    ans age douleur thoracique angor coronarographie lvef ef lvedp lv rv lvgram aortic mitral tricuspid pulmonary
+    valve ventricle ventricular ventriculography regurgitation insufficiency hypokinesis akinesis inferior lateral
+    septal apical wall ostia bifurcation diffuse focal eccentric concentric long short tortuous ectatic aneurysmal
+    thrombotic subtotal bypass graft grafts svg lima rima vein bms dapt ivus oct ct ecg large small noted grade jet
+    trace significant
 """
 _MEDICAL = frozenset(_MEDICAL_WORDS.split())
 # The words of findings: a patient's surname may be one of these, and the finding must still be readable.
@@ -42,8 +46,9 @@ _CORE_WORDS = """
 """
 _CORE = frozenset(_CORE_WORDS.split())
 
+_VERBS = r"(?:be|have|cause|need|require|represent|also|not|well|reflect|explain|benefit)\b"  # "segment 3 may be"
 _MONTHS = (
-    r"(?:jan(?:uary|vier|v)?|feb(?:ruary)?|f[ée]v(?:rier|r)?|mar(?:ch|s)?|apr(?:il)?|avr(?:il)?|may|mai|june?|juin|july?"
+    rf"(?:jan(?:uary|vier|v)?|feb(?:ruary)?|f[ée]v(?:rier|r)?|mar(?:ch|s)?|apr(?:il)?|avr(?:il)?|may(?!\s+{_VERBS})|mai|june?|juin|july?"
     r"|juil(?:let)?|aug(?:ust)?|ao[uû]t|sep(?:t(?:ember|embre)?)?|oct(?:ober|obre)?|nov(?:ember|embre)?"
     r"|d[ée]c(?:ember|embre)?)\b"
 )
@@ -54,9 +59,10 @@ _DATES = (
     rf"{_ALONE}{_DAY}([-/.]){_DAY}\1(?:\d{{4}}|\d{{2}})(?![\w%]|[-/.,]\d)",
     r"(?<!\d)(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?!\d)",
     rf"\b\d{{1,2}}(?:st|nd|rd|th|er|e)?[\s-]+(?:of\s+)?{_MONTHS}(?:\.?,?[\s-]+(?:\d{{4}}|'?\d{{2}})\b(?!\s*(?:%|mm)))?",
-    rf"\b{_MONTHS}\.?\s+\d{{1,2}}(?:st|nd|rd|th)?\b(?!\s*(?:%|mm|x\b)|[.,]\d)(?:,?\s+\d{{4}})?",
+    rf"\b{_MONTHS}\.?\s+\d{{1,2}}(?:st|nd|rd|th)?,?\s+\d{{4}}\b",
+    rf"\b(?!(?-i:OCT)){_MONTHS}\.?\s+\d{{1,2}}(?:st|nd|rd|th)?\b(?!\s*(?:%|mm|x\b)|[.,]\d)",  # OCT is an imaging method
     rf"\b{_MONTHS}\.?,?\s+(?:19|20)\d\d\b",
-    r"(?:(?<=\ble\s)|(?<=\bon\s)|(?<=\bdu\s))\d{1,2}/\d{1,2}(?![\w%/])",
+    r"(?:(?<=\ble\s)|(?<=\bon\s)|(?<=\bdu\s))\d{2}/\d{2}(?![\w%/])",
 )
 _PHONES = (
     r"(?<![\w.])(?:\+?1[\s.-]?)?\(?\d{3}\)?[\s.-]\d{3}[\s.-]\d{4}(?!\d)(?:\s*(?:ext|poste|x)\.?\s*\d{1,6})?",
@@ -69,7 +75,7 @@ _IDS = (
     rf"\b(?:mrn|nam|ramq|nhs|ssn|nas|nir|dossier|accession)(?:\s+(?:no|num|number|num[ée]ro))?[\s.:#°º=-]*{_VALUE}",
     r"\b(?:mr|chart|file|record|acc|exam|patient|id|identifiant|hospital|h[oô]pital|study)"
     rf"(?:\s+(?:no|number|num[ée]ro|id)\b)?\s*[.:#°º=]+\s*{_VALUE}",
-    r"\b(?P<id>[A-Z]{4}\s?\d{4}\s?\d{4})\b",  # Quebec's health insurance number
+    r"\b(?P<id>(?-i:[A-Z]{4})\s?\d{4}\s?\d{4})\b",  # Quebec's health insurance number
     r"(?<![\w.-])(?P<id>\d{3}-\d{2}-\d{4}|\d{3}-\d{3}-\d{3})(?![\w-])",
     r"\b(?P<id>[A-Z]{1,5}[-#]?\d{5,})\b",
     r"(?P<id>#\d{4,})\b",
@@ -83,7 +89,7 @@ _FIRST = (
 )
 _NAME = rf"{_FIRST}(?:[ \t]+{_FIRST}){{0,3}}"
 _TITLES = (
-    r"(?:Drs?|Dre|DRS?|DRE|Doctors?|Docteure?|Prof|Professor|Professeure?|Pr|Mr|MR|Mrs|MRS|Ms|MS|Miss|Mme|MME|Mlle|MLLE"
+    r"(?:Drs?|Dre|DRS?|DRE|Doctors?|Docteure?|Prof|Professor|Professeure?|Mr|Mrs|Ms|Miss|Mme|MME|Mlle|MLLE"
     r"|Monsieur|Madame)\b\.?"
 )
 _BY = (
@@ -97,9 +103,10 @@ _LABEL = (
 )
 # Pattern, and whether what follows is a name even if it is a medical word too: "Dr Main", not "Patient: Right main".
 _NAMES = (
-    (rf"\b(?:{_TITLES}|M\.)[ \t]+(?P<name>{_NAME})", True),
+    (rf"\b{_TITLES}[ \t]+(?P<name>{_NAME})", True),
+    (rf"\b(?:M\.|Pr\b\.?|MRS?\b|MS\b)[ \t]+(?P<name>{_NAME})", False),  # also mid, proximal, mitral valve
     (rf"\b(?:Drs|DRS|Doctors)\b\.?[ \t]+\[NAME\][ \t]+(?:and|et|&)[ \t]+(?P<name>{_NAME})", True),
-    (r"\b(?:[Dd]re?|[Mm]rs?|[Mm]me|[Mm]lle)\b\.?[ \t]+(?P<name>[a-zà-ÿ][\w’'-]{2,})", False),
+    (r"\b(?:(?:[Dd]re?|Mr|[Mm]rs|[Mm]me|[Mm]lle)\b\.?|mr\.)[ \t]+(?P<name>[a-zà-ÿ][\w’'-]{2,})", False),
     (rf"\b{_LABEL}(?:{_TITLES}[ \t]+)?(?P<name>{_NAME}(?:,[ \t]+{_NAME})?)", False),
     (rf"\b{_BY}(?P<name>{_NAME})", False),
     (rf"\b(?P<name>{_WORD}(?:[ \t]+{_WORD}){{1,2}}),?[ \t]+(?:MD|M\.D\.|FRCPC|FACC|PhD)\b", False),

@@ -27,6 +27,10 @@ MEDICAL = [
     "A 67 year old man with NSTEMI; GRACE 140; the lesion may cause 3 mm of ST depression.",
     "Patient: right dominant circulation, 3-vessel disease.",
     "PATIENT: NORMAL LEFT MAIN",
+    "Moderate MR, LVEF 55%. Mild MR. Aortic valve normal. MODERATE MR LVEF 40%; severe mr noted.",
+    "Pr. LAD 80%, M. LAD 50%, MS Severe.",
+    "OCT 5 runs, OCT showed a MLA of 3.2 mm2; segment 3 may be treated.",
+    "Sténose du 1/3 moyen de l'IVA et du 2/3 distal, le 1/3 proximal est sain.",
 ]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 # Made of rare letters, so that no name is a word of a report.
@@ -89,7 +93,8 @@ def test_known_names_are_gone_in_every_form(first, last, sentence, form):
 @given(surnames, surnames, st.sampled_from(MEDICAL[:6]), st.sampled_from([
     "Dr {last}", "Dr. {first} {last}", "Dre {last}-{first}", "Mme {last}", "M. {last}", "Mrs {first} {last}",
     "DR {LAST}",
-    "dr {lower}", "Dr J.-P. de la {last}", "Docteur {last}", "Cardiologist: {last}, {first}", "Patient: {first} {last}",
+    "MR {LAST}", "Mr {lower}", "Pr {last}", "dr {lower}",
+    "Dr J.-P. de la {last}", "Docteur {last}", "Cardiologist: {last}, {first}", "Patient: {first} {last}",
     "Signed by {first} {last}", "Dicté par {first} {last}", "{first} {last}, MD", "Referred by: Dr. {first} {last}",
 ]))  # fmt: skip
 def test_titled_names_are_gone_though_no_table_has_them(first, last, sentence, form):
