@@ -16,6 +16,8 @@ COMMANDS = {
     "overview": "data_prep.overview.cli:overview",
     "annotations": "data_prep.annotations.cli:annotations_command",
     "classes": "data_prep.classes.cli:classes_command",
+    "predecessor": "data_prep.predecessor.cli:predecessor",
+    "reports": "data_prep.reports.cli:reports",
 }
 
 

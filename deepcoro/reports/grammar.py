@@ -4,6 +4,7 @@
 
 A report is a header per tree and then a sentence per vessel: ``normal``, or one sentence for each segment that has a
 finding. ``parse_report(render_report(f)).findings == f`` for every valid list in the order of the vocabulary.
+``reading.read_report`` reads this wording too, and beside it what clinicians write.
 """
 
 from __future__ import annotations
@@ -11,9 +12,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from numbers import Integral
 from typing import Any
 
-from deepcoro.reports.vocabulary import SEGMENT_NAMES, SEGMENTS, TREES, VESSELS, grade, is_significant, segments_of_tree
+from deepcoro.reports.vocabulary import (
+    SEGMENT_NAMES,
+    SEGMENTS,
+    TREES,
+    VESSELS,
+    grade,
+    is_significant,
+    tree_of,
+)
 
 OCCLUSIONS = ("none", "total", "cto")
 CALCIFICATIONS = ("none", "minimal", "moderate", "severe")
@@ -25,8 +35,8 @@ class Finding:
 
     Args:
         segment: one of ``SEGMENTS``.
-        stenosis: percent of the diameter, 0 to 100; 100 exactly where there is an occlusion.
-        occlusion: ``none``, ``total`` (acute) or ``cto`` (chronic).
+        stenosis: percent of the diameter, a whole number 0 to 100; 100 exactly where there is an occlusion.
+        occlusion: ``none``, ``total`` (acute, or not called chronic) or ``cto`` (chronic).
         timi: flow grade, 0 to 3.
         calcification: ``none``, ``minimal``, ``moderate`` or ``severe``.
         thrombus, stent, pci, collaterals: seen or not.
@@ -58,6 +68,12 @@ class Finding:
 
         check(self.segment in SEGMENTS, f"unknown segment; known are {', '.join(SEGMENTS)}")
         check(self.occlusion in OCCLUSIONS, f"occlusion must be one of {OCCLUSIONS}, got {self.occlusion!r}")
+        for name in ("stenosis", "timi", "in_stent_restenosis"):
+            value = getattr(self, name)
+            check(
+                value is None or (isinstance(value, Integral) and not isinstance(value, bool)),
+                f"{name} must be a whole number, got {value!r}",
+            )
         check(
             self.stenosis is None or 0 <= self.stenosis <= 100,
             f"stenosis must be 0 to 100 percent, got {self.stenosis}",
@@ -129,12 +145,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class ParsedReport:
-    """A report read back: the trees it names, its findings, and every phrase that could not be read."""
+    """A report read back: the trees it names, its findings, vessels called normal, and every phrase that could not be
+    read."""
 
     findings: tuple[Finding, ...] = ()
     trees: tuple[str, ...] = ()
     dominance: str | None = None
     unread: tuple[str, ...] = field(default=())
+    normal: tuple[str, ...] = ()
 
     @property
     def tree(self) -> str | None:
@@ -159,19 +177,21 @@ def render_report(findings: Iterable[Finding], dominance: str | None = None, tre
         sentences.append(f"{dominance.capitalize()} dominance.")
     for name in TREES if tree is None else (tree,):
         sentences.append(f"{name.capitalize()} coronary tree.")
-        sentences += _tree_sentences(by_segment, segments_of_tree(name, dominance))
+        sentences += _tree_sentences(by_segment, name, dominance)
     return " ".join(sentences)
 
 
-def _tree_sentences(by_segment: dict[str, Finding], in_tree: tuple[str, ...]) -> list[str]:
+def _tree_sentences(by_segment: dict[str, Finding], tree: str, dominance: str | None) -> list[str]:
     sentences = []
-    vessels = [item for tree in TREES for item in VESSELS[tree].items()]
-    for vessel, segments in vessels:
-        members = [s for s in segments if s in in_tree]
-        found = [by_segment[s] for s in members if s in by_segment]
+    vessels = [(home, vessel, segments) for home in TREES for vessel, segments in VESSELS[home].items()]
+    for home, vessel, segments in vessels:
+        members = [segment for segment in segments if tree_of(segment, dominance) == tree]
+        found = [by_segment[segment] for segment in members if segment in by_segment]
         for finding in found:
             sentences.append(_upper_first(f"{SEGMENT_NAMES[finding.segment]}: {', '.join(finding._clauses())}."))
-        if members and not found and vessel != "ramus":  # most hearts have no ramus: it is named only with a finding
+        # Most hearts have no ramus, and where the circumflex feeds the inferior wall its LVP stands for the PDA: these
+        # are named only with a finding.
+        if members and not found and vessel != "ramus" and home == tree:
             sentences.append(_upper_first(f"{vessel}: normal."))
     return sentences
 
@@ -181,7 +201,7 @@ def _upper_first(text: str) -> str:
 
 
 _SEGMENT_BY_NAME = {name.lower(): segment for segment, name in SEGMENT_NAMES.items()}
-_VESSEL_NAMES = {vessel.lower() for tree in TREES for vessel in VESSELS[tree]}
+_VESSEL_NAMES = {vessel.lower(): vessel for tree in TREES for vessel in VESSELS[tree]}
 _HEADER = re.compile(r"(left|right) coronary tree")
 _DOMINANCE = re.compile(r"(right|left|balanced) dominance")
 _CLAUSES: tuple[tuple[re.Pattern[str], str], ...] = (
@@ -210,6 +230,7 @@ def parse_report(text: str) -> ParsedReport:
     trees: list[str] = []
     dominance: str | None = None
     unread: list[str] = []
+    normal: list[str] = []
     for sentence in re.split(r"\.(?:\s+|$)", _normalise(text)):
         header, dominated = _HEADER.fullmatch(sentence), _DOMINANCE.fullmatch(sentence)
         name, _, said = sentence.partition(": ")
@@ -220,7 +241,7 @@ def parse_report(text: str) -> ParsedReport:
         elif dominated and dominance is None:
             dominance = dominated[1]
         elif name in _VESSEL_NAMES and said == "normal":
-            pass
+            normal.append(_VESSEL_NAMES[name])
         elif name in _SEGMENT_BY_NAME and _SEGMENT_BY_NAME[name] not in findings:
             segment = _SEGMENT_BY_NAME[name]
             finding, bad = _read_finding(segment, said.split(", "))
@@ -230,7 +251,7 @@ def parse_report(text: str) -> ParsedReport:
         else:
             unread.append(sentence)
     ordered = tuple(findings[s] for s in SEGMENTS if s in findings)
-    return ParsedReport(ordered, tuple(trees), dominance, tuple(unread))
+    return ParsedReport(ordered, tuple(trees), dominance, tuple(unread), tuple(dict.fromkeys(normal)))
 
 
 def _normalise(text: str) -> str:

@@ -2,6 +2,18 @@
 
 Grades by percent of diameter: 0 none, below 50 mild, 50-69 moderate, 70-89 severe, 90 and more critical.
 Significant disease is 70 % or more, in the left main 50 % or more, or any total occlusion.
+
+Dominance says which artery feeds the inferior wall, and so in which cine its branches are seen:
+
+    dominance         PDA     posterolateral   left posterolateral (lvp)
+    right, unknown    right   right            left
+    balanced          right   left             left
+    left              left    left             left
+
+In a left-dominant heart the LVP takes the PDA's place: the circumflex ends on the inferior wall, and a report names the
+LVP under the LCX. A table may still hold a finding in ``pda`` or ``posterolateral`` of such a heart; it is then of the
+left tree, since nothing of the right coronary reaches there. Every segment is in exactly one tree whatever the
+dominance, so that the two trees' reports together never lose a finding and never tell one twice.
 """
 
 from __future__ import annotations
@@ -52,26 +64,38 @@ VESSELS: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 
-# PDA and posterolateral hang on the tree that supplies the inferior wall.
-_INFERIOR = ("pda", "posterolateral")
+# Segments that leave the right tree, by dominance (the table above).
+_ON_THE_LEFT: dict[str, tuple[str, ...]] = {
+    "right": (),
+    "balanced": ("posterolateral",),
+    "left": ("pda", "posterolateral"),
+}
+
+
+def tree_of(segment: str, dominance: str | None = None) -> str:
+    """The tree in whose cines ``segment`` is seen. Unknown dominance counts as right, the most common.
+
+    Raises:
+        ValueError: ``segment`` or ``dominance`` is not one of the known words.
+    """
+    if segment not in SEGMENT_NAMES:
+        raise ValueError(f"segment must be one of {SEGMENTS}, got {segment!r}")
+    if dominance is not None and dominance not in DOMINANCES:
+        raise ValueError(f"dominance must be one of {DOMINANCES}, got {dominance!r}")
+    if segment in _ON_THE_LEFT[dominance or "right"]:
+        return "left"
+    return next(tree for tree in TREES if any(segment in members for members in VESSELS[tree].values()))
 
 
 def segments_of_tree(tree: str, dominance: str | None = None) -> tuple[str, ...]:
-    """Segments that can be seen in a cine of ``tree``, in the order in which a report names them.
-
-    PDA and posterolateral belong to the right tree unless the patient is left-dominant; then they lie on the left, and
-    when the circulation is balanced the posterolateral does. ``None`` counts as right-dominant, the most common.
+    """Segments that can be seen in a cine of ``tree`` (``tree_of``), in the order in which a report names them.
 
     Raises:
         ValueError: ``tree`` or ``dominance`` is not one of the known words.
     """
     if tree not in TREES:
         raise ValueError(f"tree must be one of {TREES}, got {tree!r}")
-    if dominance is not None and dominance not in DOMINANCES:
-        raise ValueError(f"dominance must be one of {DOMINANCES}, got {dominance!r}")
-    moved = {"left": _INFERIOR, "balanced": ("posterolateral",)}.get(dominance or "right", ())
-    left = {s for vessel in VESSELS["left"].values() for s in vessel} | set(moved)
-    return tuple(s for s in SEGMENTS if (s in left) == (tree == "left"))
+    return tuple(segment for segment in SEGMENTS if tree_of(segment, dominance) == tree)
 
 
 def grade(stenosis: int) -> str:

@@ -3,6 +3,7 @@
 import pytest
 
 from deepcoro.reports.vocabulary import (
+    DOMINANCES,
     SEGMENT_NAMES,
     SEGMENTS,
     TREES,
@@ -10,6 +11,7 @@ from deepcoro.reports.vocabulary import (
     grade,
     is_significant,
     segments_of_tree,
+    tree_of,
 )
 
 LEFT = {
@@ -34,6 +36,20 @@ def test_dominance_says_where_the_inferior_branches_hang(dominance, inferior_lef
     assert set(left) == LEFT | inferior_left
     assert set(right) == RCA | {"pda", "posterolateral"} - inferior_left
     assert list(left) == sorted(left, key=SEGMENTS.index)
+
+
+@pytest.mark.parametrize("dominance", [None, *DOMINANCES])
+def test_every_segment_is_in_exactly_one_tree(dominance):
+    both = [*segments_of_tree("left", dominance), *segments_of_tree("right", dominance)]
+    assert sorted(both) == sorted(SEGMENTS)
+    for tree in TREES:
+        assert {s for s in SEGMENTS if tree_of(s, dominance) == tree} == set(segments_of_tree(tree, dominance))
+
+
+@pytest.mark.parametrize(("segment", "dominance"), [("aorta", None), ("pda", "both")])
+def test_a_tree_of_nothing_known_is_refused(segment, dominance):
+    with pytest.raises(ValueError, match="aorta|both"):
+        tree_of(segment, dominance)
 
 
 @pytest.mark.parametrize(("tree", "dominance"), [("middle", None), ("left", "both")])

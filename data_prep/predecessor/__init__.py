@@ -1,0 +1,1 @@
+"""The predecessor's table of videos, reports and columns per segment -> a prepared dataset."""

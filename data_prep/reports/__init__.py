@@ -1,0 +1,1 @@
+"""How much of a group's own reports the platform understands."""
