@@ -183,9 +183,9 @@ def _shown(source: Source, max_side: int | None, marks: dict[str, str]) -> Itera
         visible, shutter = visible_area(dataset, layout.rows, layout.columns)
         display = Display(dataset, layout, lambda: stored_frames(source.pixels, source.frames, layout), visible)
         for index, frame in enumerate(stored_frames(source.pixels, source.frames, layout)):
-            shown = display.table(index)[frame]
+            shown = display.show(index, frame)
             if visible is not None:
-                shown[~visible] = 0
+                shown = np.where(visible, shown, np.uint8(0))
             if corners is not None:
                 corners.add(shown)
             yield fit(shown, max_side)

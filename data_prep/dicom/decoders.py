@@ -18,10 +18,6 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    JPEGLossless,
-    JPEGLosslessSV1,
     RLELossless,
 )
 
@@ -29,17 +25,17 @@ from data_prep.dicom import jpeg_ffmpeg, openjpeg_plugin
 from data_prep.dicom.codestream import J2K, JPEG, JPEG_LS, Stream, read_stream
 from data_prep.dicom.layout import LUMA_FIRST, Layout
 from data_prep.dicom.quarantine import Unusable
+from data_prep.dicom.rle import decode_rle
 
 NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
+# pydicom's name of the decoder. Pillow reads the lossy 8-bit kinds of JPEG and the packed bits of RLE; of what else is
+# called JPEG Baseline or Extended, FFmpeg reads 12 bits.
 PLUGINS = {
-    JPEGBaseline8Bit: "pillow",
-    JPEGExtended12Bit: "pillow",  # and jpeg_ffmpeg for 12 bits
-    JPEGLossless: "ffmpeg",
-    JPEGLosslessSV1: "ffmpeg",
-    RLELossless: "pydicom",
+    **dict.fromkeys(JPEG, "ffmpeg"),
     **dict.fromkeys(JPEG_LS, "pyjpegls"),
     **dict.fromkeys(J2K, "openjpeg"),
 }
+READ = frozenset({*NATIVE, RLELossless, *PLUGINS})
 
 
 def install() -> None:
@@ -59,7 +55,7 @@ def check_syntax(syntax: UID) -> None:
     Raises:
         Unusable: with its name.
     """
-    if syntax not in NATIVE and syntax not in PLUGINS:
+    if syntax not in READ:
         raise _unsupported(syntax)
 
 
@@ -92,43 +88,36 @@ def decode(source: bytes, layout: Layout) -> tuple[np.ndarray, str]:
         ValueError: the stream is of another size than the header says; nothing was allocated for it.
     """
     stream = read_stream(layout.syntax, source)
-    if stream is not None and (stream.rows, stream.columns, stream.components) != (
-        layout.rows,
-        layout.columns,
-        layout.samples,
-    ):
+    if stream is None:
+        return decode_rle(source, layout), layout.photometric
+    if (stream.rows, stream.columns, stream.components) != (layout.rows, layout.columns, layout.samples):
         raise ValueError("the stream holds a picture of another size than the header says")
-    if layout.syntax in JPEG and layout.samples == 3:
-        return _colour_jpeg(source, stream, layout), "MONOCHROME2"
-    plugin = PLUGINS[layout.syntax]
-    if layout.syntax == JPEGExtended12Bit and stream is not None and stream.bits > 8:
-        plugin = "ffmpeg"
-    bits = layout.bits if stream is None else stream.bits
+    if layout.syntax in JPEG and stream.bits == 8 and not stream.lossless_jpeg:
+        return _jpeg(source, stream, layout), "MONOCHROME2"
     options: dict[str, Any] = {
         "rows": layout.rows,
         "columns": layout.columns,
         "number_of_frames": 1,
         "samples_per_pixel": layout.samples,
         "photometric_interpretation": layout.photometric,
-        "bits_allocated": layout.allocated if stream is None else (8 if bits <= 8 else 16),
-        "bits_stored": bits,
+        "bits_allocated": 8 if stream.bits <= 8 else 16,
+        "bits_stored": stream.bits,
         "pixel_representation": int(layout.signed),
         "planar_configuration": int(layout.by_plane),
-        "correct_unused_bits": False,
         "allow_excess_frames": False,
     }
     frame, facts = get_decoder(layout.syntax).as_array(
-        encapsulate([source], has_bot=False), raw=True, decoding_plugin=plugin, **options
+        encapsulate([source], has_bot=False), raw=True, decoding_plugin=PLUGINS[layout.syntax], **options
     )
     return frame, str(facts["photometric_interpretation"])
 
 
-def _colour_jpeg(source: bytes, stream: Stream | None, layout: Layout) -> np.ndarray:
-    """Luma [H, W]: where the stream holds luma and chroma, its first component as it stands."""
+def _jpeg(source: bytes, stream: Stream, layout: Layout) -> np.ndarray:
+    """Lossy 8-bit JPEG by Pillow: grey [H, W], or luma, which is the first component where the stream holds it."""
     try:
         image = Image.open(io.BytesIO(source), formats=("JPEG",))
-        says_so = stream is None or stream.rgb or stream.jfif or "adobe_transform" in image.info
-        if says_so or layout.photometric in LUMA_FIRST:
+        known = layout.samples == 1 or layout.photometric in LUMA_FIRST or stream.rgb or stream.jfif
+        if known or "adobe_transform" in image.info:
             image.draft("L", image.size)
             return np.asarray(image)
         # Three components of which only the DICOM header says that they are red, green and blue: libjpeg would take

@@ -24,6 +24,7 @@ X_RAY = ("1.2.840.10008.5.1.4.1.1.12.1", "1.2.840.10008.5.1.4.1.1.12.2")  # XA a
 PERCENTILES = (0.5, 99.5)
 GREY_KEYWORDS = ("RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth", "VOILUTFunction")
 NUM_BINS = 2**16
+IDENTITY = np.arange(256, dtype=np.uint8)
 LUMA = np.array([0.299, 0.587, 0.114])
 
 Facts = tuple[Any, ...]  # the values of GREY_KEYWORDS that hold for a frame
@@ -31,7 +32,7 @@ Frames = Callable[[], Iterator[np.ndarray]]
 
 
 class Display:
-    """The uint8 level [2**bits] of each stored bit pattern, for each frame of a cine.
+    """The uint8 level of each stored bit pattern, for each frame of a cine.
 
     ``rule`` says what made it:
 
@@ -65,9 +66,10 @@ class Display:
         if self.rule == "percentiles":
             self.range = self._percentiles(frames(), visible)
 
-    def table(self, index: int) -> np.ndarray:
-        """The table for frame number ``index``."""
-        return self._cached(self._facts(index))
+    def show(self, index: int, frame: np.ndarray) -> np.ndarray:
+        """The uint8 levels [H, W] of stored frame number ``index``; the frame itself where they are its values."""
+        table = self._cached(self._facts(index))
+        return frame if frame.dtype == np.uint8 and np.array_equal(table, IDENTITY[: len(table)]) else table.take(frame)
 
     def _facts(self, index: int) -> Facts:
         return self.facts[min(index, len(self.facts) - 1)]

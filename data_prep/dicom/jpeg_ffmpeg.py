@@ -10,12 +10,12 @@ from __future__ import annotations
 import av
 import numpy as np
 from pydicom.pixels.decoders.base import DecodeRunner
-from pydicom.uid import JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1
+from pydicom.uid import JPEGLossless
 
-from data_prep.dicom.codestream import read_stream
+from data_prep.dicom.codestream import JPEG, read_stream
 
 MAX_LOSSLESS_BITS = 15
-DECODER_DEPENDENCIES = {JPEGExtended12Bit: ("av",), JPEGLossless: ("av",), JPEGLosslessSV1: ("av",)}
+DECODER_DEPENDENCIES = dict.fromkeys(JPEG, ("av",))
 
 
 def is_available(uid: str) -> bool:

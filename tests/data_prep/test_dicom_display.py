@@ -30,7 +30,7 @@ def displayed(frames: np.ndarray, bits: int, visible: np.ndarray | None = None, 
     layout = read_layout(dataset)
     places = find_frames(pixels, dataset, layout, len(frames))
     display = Display(dataset, layout, lambda: stored_frames(pixels, places, layout), visible)
-    shown = [display.table(index)[frame] for index, frame in enumerate(stored_frames(pixels, places, layout))]
+    shown = [display.show(index, frame) for index, frame in enumerate(stored_frames(pixels, places, layout))]
     return np.stack(shown), display.rule
 
 

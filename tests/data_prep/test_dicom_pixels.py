@@ -65,6 +65,21 @@ def test_more_than_eight_bits_signed_or_not(syntax: UID, bits: int, signed: bool
     assert np.array_equal(read_stored(content), frames.view(np.uint16) & (2**bits - 1))
 
 
+def test_runs_may_go_on_from_row_to_row() -> None:
+    """The standard says that they must not, and some writers do: 40 zeros in rows of 16, and 24 bytes as they are."""
+    values = bytes(range(1, 25))
+    segment = bytes([257 - 40, 0, 23, *values]) + bytes([128])  # and a byte that means nothing
+    stream = b"".join(number.to_bytes(4, "little") for number in (1, 64, *[0] * 14)) + segment
+    dataset = cine_dataset(np.zeros((2, 4, 16), np.uint8))
+    dataset.file_meta.TransferSyntaxUID = RLELossless
+    dataset.PixelData = encapsulate([stream, stream])
+    dataset["PixelData"].is_undefined_length = True
+    file = io.BytesIO()
+    dataset.save_as(file, enforce_file_format=True)
+    expected = np.frombuffer(bytes(40) + values, np.uint8).reshape(4, 16)
+    assert np.array_equal(read_stored(file.getvalue()), np.stack([expected] * 2))
+
+
 def test_sixteen_bits_of_jpeg_ls() -> None:
     frames = noise(2, 9, 11, 16)
     assert np.array_equal(read_stored(cine_bytes(frames, syntax=JPEGLSLossless)), frames)
