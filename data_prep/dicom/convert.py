@@ -115,7 +115,7 @@ def _checked(file: BinaryIO, rules: Rules) -> Source:
         raise Unusable("single_frame")
     if not cine.study or not cine.instance:
         raise Unusable("no_identity")
-    if dataset.get("BurnedInAnnotation") == "YES" and not rules.keep_burned_in:
+    if cine.burned_in and not rules.keep_burned_in:
         raise Unusable("burned_in_annotation")
     pixels.seek(header_end)
     frames = find_frames(pixels, dataset, layout, cine.num_frames)
@@ -177,8 +177,7 @@ def _convert(source: Source, source_id: str, rules: Rules) -> dict[str, Any]:
 def _shown(source: Source, max_side: int | None, marks: dict[str, str]) -> Iterator[np.ndarray]:
     """Yield each frame as a viewer shows it, uint8 [H, W]; what was found out on the way is put into ``marks``."""
     dataset, layout = source.dataset, source.layout
-    declared = dataset.get("BurnedInAnnotation")
-    corners = CornerWatch() if declared not in ("YES", "NO") else None
+    corners = CornerWatch() if source.cine.burned_in is None else None
     try:
         visible, shutter = visible_area(dataset, layout.rows, layout.columns)
         display = Display(dataset, layout, lambda: stored_frames(source.pixels, source.frames, layout), visible)
@@ -197,7 +196,7 @@ def _shown(source: Source, max_side: int | None, marks: dict[str, str]) -> Itera
     marks["grey_levels"] = display.rule
     if shutter is not None:
         marks["shutter"] = shutter
-    if declared == "YES":
+    if source.cine.burned_in:
         marks["burned_in"] = "declared"
     elif corners is not None and corners.suspected:
         marks["burned_in"] = "suspected"

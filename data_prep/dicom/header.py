@@ -70,6 +70,7 @@ class Cine:
     day: int | None  # of the study; a count of days that becomes an offset within the patient
     order: tuple[str, int, int]  # time of acquisition, series number, instance number
     marks: dict[str, str]  # what a filter may want to know, see `_marks`
+    burned_in: bool | None  # whether text is part of the picture; None where the header does not say
 
 
 def read_cine(dataset: Dataset) -> Cine:
@@ -91,6 +92,7 @@ def read_cine(dataset: Dataset) -> Cine:
         day=_day(dataset),
         order=(_when(dataset), int(dataset.get("SeriesNumber") or 0), int(dataset.get("InstanceNumber") or 0)),
         marks=_marks(dataset),
+        burned_in={"Y": True, "N": False}.get(_text(dataset, "BurnedInAnnotation").upper()[:1]),
     )
 
 

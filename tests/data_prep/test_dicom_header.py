@@ -115,3 +115,12 @@ def test_shutters_by_hand() -> None:
         None,
         "ignored",
     )
+    assert visible_area(item(ShutterShape="CIRCULAR", RadiusOfCircularShutter=3), 3, 4) == (None, "ignored")
+    enhanced = item(SharedFunctionalGroupsSequence=item(FrameDisplayShutterSequence=round_one))
+    area, mark = visible_area(enhanced, 3, 3)
+    assert area is not None and area.sum() == 5 and mark == "circular"
+
+
+def test_burned_in_is_yes_no_or_not_said() -> None:
+    said = {"YES": True, "NO": False, "": None, "y": True, "MAYBE": None}
+    assert {value: read_cine(item(BurnedInAnnotation=value)).burned_in for value in said} == said

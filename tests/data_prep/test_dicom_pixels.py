@@ -151,6 +151,12 @@ def test_red_green_blue_becomes_luma(syntax: UID, bits: int, planar: int) -> Non
     assert np.abs(read_stored(content) - luma).max() <= 0.51
 
 
+def test_the_transform_of_jpeg_2000_is_undone_once() -> None:
+    colours = np.stack([noise(2, 32, 34, 8, seed) for seed in range(3)], -1)
+    content = cine_bytes(colours, syntax=JPEG2000Lossless, PhotometricInterpretation="YBR_RCT")
+    assert np.abs(read_stored(content) - colours @ [0.299, 0.587, 0.114]).max() <= 0.51
+
+
 def test_luma_of_luma_and_chroma_is_the_first_component() -> None:
     frames = np.stack([noise(2, 6, 8, seed=seed) for seed in range(3)], -1)
     assert np.array_equal(read_stored(cine_bytes(frames, PhotometricInterpretation="YBR_FULL")), frames[..., 0])
