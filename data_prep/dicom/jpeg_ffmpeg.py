@@ -35,6 +35,7 @@ def decode_frame(source: bytes, runner: DecodeRunner) -> bytearray:
     if stream.lossless_jpeg and stream.bits > MAX_LOSSLESS_BITS:
         raise NotImplementedError(f"JPEG Lossless of {stream.bits} bits")
     codec = av.CodecContext.create("mjpeg", "r")
+    codec.options = {"err_detect": "explode"}  # else it paints over damage
     pictures = codec.decode(av.Packet(source)) + codec.decode(None)
     if len(pictures) != 1 or pictures[0].format.name not in ("gray", "gray16le"):
         raise ValueError("not one grey picture")
