@@ -10,7 +10,7 @@ from pydicom.uid import UID
 from data_prep.dicom.quarantine import Unusable
 
 MAX_SIDE = 16_384  # far more than any detector, and what a JPEG can hold
-MAX_PIXELS = 2**24  # of a frame, 4,096 x 4,096: 16-bit colour in JPEG 2000 takes some 50 bytes for each
+MAX_PIXELS = 2**24  # of a frame, 4,096 x 4,096: in 16-bit colour a worker then takes 0.6 GB
 GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
 LUMA_FIRST = frozenset({"YBR_FULL", "YBR_FULL_422"})
 COLOUR = frozenset({"RGB", "YBR_ICT", "YBR_RCT"}) | LUMA_FIRST
