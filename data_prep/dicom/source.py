@@ -20,8 +20,8 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from data_prep.dicom.quarantine import Unusable
 
-# A header is some kilobytes; with a functional group for each of 1,000 frames, some 2 MB. Parsed, a header of nothing but
-# tiny sequences takes a hundred times its size: the limit keeps a worker's memory within 1 GB whatever the file.
+# A header is some kilobytes; with a functional group for each of 1,000 frames, some 2 MB. Parsed, one of nothing but
+# tiny sequences takes a hundred times its size: the limit keeps a worker within 1 GB whatever the file.
 MAX_HEADER_BYTES = 2**23
 PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)  # float, double and integer pixels
 CHUNK = 2**16

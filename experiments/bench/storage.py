@@ -58,7 +58,7 @@ FORMATS = (
         Format(f"H.264 key each 8, crf {crf}", "libx264", options={"crf": crf, "g": "8", "bf": "0"})
         for crf in ("18", "23")
     ),
-    Format("FFV1 (lossless)", "ffv1", "gray", suffix="mkv"),
+    Format("FFV1 (lossless)", "ffv1", "gray", options={"g": "1"}, suffix="mkv"),
 )
 DEFAULT = f"MJPEG q{QUALITY}"
 
