@@ -9,27 +9,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
-import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
-from pydicom.pixels import get_decoder
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1
 
+from data_prep.dicom.burned_in import CornerWatch
+from data_prep.dicom.decoders import check_stream, check_syntax
+from data_prep.dicom.display import Display
 from data_prep.dicom.encode import EXTENSION, write_video
-from data_prep.dicom.header import Cine, read_cine
+from data_prep.dicom.frames import Frames, find_frames, first_bytes
+from data_prep.dicom.header import TAGS, Cine, read_cine
 from data_prep.dicom.identity import Key
-from data_prep.dicom.jpeg_lossless import MAX_BITS, stream_bits
-from data_prep.dicom.pixels import display_table, fit, stored_frames
+from data_prep.dicom.layout import Layout, read_layout
+from data_prep.dicom.pixels import fit, stored_frames
 from data_prep.dicom.quarantine import Unusable
+from data_prep.dicom.shutter import visible_area
+from data_prep.dicom.source import read_header
 
-MAX_SIDE = 16_384  # far more than any detector, and what a JPEG can hold
-UNDEFINED_LENGTH = 0xFFFFFFFF
-PIXEL_DATA = (0x7FE0, 0x0010)
-MAX_JPEG_BITS = {JPEGExtended12Bit: 8, JPEGLossless: MAX_BITS, JPEGLosslessSV1: MAX_BITS}
-ITEM = b"\xfe\xff\x00\xe0"
+MIN_PARTIAL_FRAMES = 8  # of a cine that breaks off; with fewer there is no heart beat to see
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,17 @@ class Rules:
     modalities: frozenset[str] | None  # None: any
     max_side: int | None
     keep_burned_in: bool = False
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file that has what a video needs, before any pixel of it is decoded."""
+
+    pixels: BinaryIO  # the file, or its inflated content
+    dataset: Dataset
+    cine: Cine
+    layout: Layout
+    frames: Frames
 
 
 def convert(path: bytes, rules: Rules) -> dict[str, Any]:
@@ -57,15 +67,7 @@ def convert(path: bytes, rules: Rules) -> dict[str, Any]:
     source = rules.key.id_of("source", path)
     try:
         with _quiet(), _open(rules.root / os.fsdecode(path)) as file:
-            try:
-                dataset, cine = _read(file, rules)
-            except Unusable:
-                raise
-            except InvalidDicomError as error:
-                raise Unusable("not_dicom") from error
-            except Exception as error:  # a damaged header can raise anything; it costs this file only, and is recorded
-                raise Unusable("bad_header", f"the header cannot be read ({type(error).__name__})") from error
-            return {"source": source, **_convert(file, dataset, cine, source, rules)}
+            return {"source": source, **_convert(_read(file, rules), source, rules)}
     except Unusable as unusable:
         return {"source": source, "reason": unusable.reason, "detail": unusable.detail}
 
@@ -74,126 +76,70 @@ def _open(path: Path) -> BinaryIO:
     try:
         return path.open("rb")
     except OSError as error:
-        raise Unusable("unreadable", f"the file system refused to give the file ({type(error).__name__})") from error
+        raise _unreadable(error) from error
 
 
-def _read(file: BinaryIO, rules: Rules) -> tuple[Dataset, Cine]:
-    """Header and facts of a file that has what a video needs; the checks go from the file as such to its pixels."""
+def _unreadable(error: OSError) -> Unusable:
+    return Unusable("unreadable", f"the file system refused to give the file ({type(error).__name__})")
+
+
+def _read(file: BinaryIO, rules: Rules) -> Source:
+    try:
+        return _checked(file, rules)
+    except Unusable:
+        raise
+    except InvalidDicomError as error:
+        raise Unusable("not_dicom") from error
+    except OSError as error:
+        raise _unreadable(error) from error
+    except Exception as error:  # a damaged header can raise anything; it costs this file only, and is recorded
+        raise Unusable("bad_header", f"the header cannot be read ({type(error).__name__})") from error
+
+
+def _checked(file: BinaryIO, rules: Rules) -> Source:
+    """What a video needs; the checks go from the file as such to its pixels, and allocate nothing."""
     if os.fstat(file.fileno()).st_size == 0:
         raise Unusable("empty")
-    dataset = pydicom.dcmread(file, stop_before_pixels=True)
+    dataset, pixels = read_header(file, TAGS)
+    header_end = pixels.tell()
     cine = read_cine(dataset)
-    syntax = dataset.file_meta.get("TransferSyntaxUID")
     if "Rows" not in dataset or "Columns" not in dataset:
         raise Unusable("no_pixel_data")
     if rules.modalities is not None and cine.modality not in rules.modalities:
         raise Unusable("other_modality")
-    if syntax is None:
+    if (syntax := dataset.file_meta.get("TransferSyntaxUID")) is None:
         raise Unusable("bad_header", "the header names no transfer syntax")
-    if dataset.get("SamplesPerPixel", 1) != 1 or not str(dataset.get("PhotometricInterpretation")).startswith("MONO"):
-        raise Unusable("colour")
+    check_syntax(syntax)
+    layout = read_layout(dataset)
     if cine.num_frames < 2:
         raise Unusable("single_frame")
     if not cine.study or not cine.instance:
         raise Unusable("no_identity")
-    if dataset.get("BurnedInAnnotation") == "YES" and not rules.keep_burned_in:
+    if cine.burned_in and not rules.keep_burned_in:
         raise Unusable("burned_in_annotation")
-    _check_pixels(file, dataset, cine)
-    return dataset, cine
+    pixels.seek(header_end)
+    frames = find_frames(pixels, dataset, layout, cine.num_frames)
+    if frames.pieces:
+        check_stream(layout, first_bytes(pixels, frames))
+    if frames.count < min(cine.num_frames, MIN_PARTIAL_FRAMES):
+        raise Unusable("truncated", f"{frames.count} of {cine.num_frames} frames are there")
+    return Source(pixels, dataset, cine, layout, frames)
 
 
-def _check_pixels(file: BinaryIO, dataset: Dataset, cine: Cine) -> None:
-    """Refuse pixels that no decoder takes or that end early. The file stands where the header ended."""
-    syntax = dataset.file_meta.TransferSyntaxUID
-    bits = dataset.get("BitsStored")
-    allocated = dataset.get("BitsAllocated")
-    if allocated not in (8, 16) or bits is None or not 1 <= bits <= allocated:
-        raise Unusable("unsupported_pixels")
-    if not (1 <= dataset.Rows <= MAX_SIDE and 1 <= dataset.Columns <= MAX_SIDE):
-        raise Unusable("bad_header", "the header gives a frame no sensible size")
-    if dataset.get("PixelRepresentation") is None or dataset.get("HighBit") is None:
-        raise Unusable("bad_header", "the header does not say how a pixel's bits are laid out")
-    unsupported = Unusable("unsupported_transfer_syntax", f"no decoder at hand reads {syntax.name}")
-    if syntax == DeflatedExplicitVRLittleEndian:
-        raise unsupported
-    try:
-        decoder = get_decoder(syntax)
-    except NotImplementedError as error:
-        raise unsupported from error
-    if not decoder.is_available:
-        raise unsupported
-    order: Literal["little", "big"] = "little" if syntax.is_little_endian else "big"
-    head = file.read(8 if syntax.is_implicit_VR else 12)
-    if tuple(int.from_bytes(head[at : at + 2], order) for at in (0, 2)) != PIXEL_DATA:
-        raise Unusable("no_pixel_data")
-    length = int.from_bytes(head[-4:], order)
-    left = os.fstat(file.fileno()).st_size - file.tell()
-    if syntax.is_encapsulated:
-        start = file.tell()
-        whole = length == UNDEFINED_LENGTH and _items_fit(file, left)
-        if whole and not _decodable(syntax, _first_fragment(file, start)):
-            raise unsupported
-    else:
-        whole = min(length, left) >= cine.num_frames * dataset.Rows * dataset.Columns * allocated // 8
-    if not whole:
-        raise Unusable("truncated")
-
-
-def _items_fit(file: BinaryIO, left: int) -> bool:
-    """Whether every item of encapsulated pixel data (PS3.5 A.4) lies within the bytes that are left."""
-    while left >= 8:
-        head = file.read(8)
-        if head[:4] != ITEM:
-            return True  # the end mark; whatever else stands here is the decoder's to judge
-        length = int.from_bytes(head[4:], "little")
-        left -= 8 + length
-        file.seek(length, os.SEEK_CUR)
-    return left >= 0
-
-
-def _first_fragment(file: BinaryIO, start: int) -> bytes:
-    """Up to 64 KiB of the first fragment; the item before it is the table of offsets."""
-    file.seek(start + 4)
-    file.seek(int.from_bytes(file.read(4), "little") + 4, os.SEEK_CUR)
-    return file.read(min(int.from_bytes(file.read(4), "little"), 2**16))
-
-
-def _decodable(syntax: UID, fragment: bytes) -> bool:
-    """Whether a JPEG stream has no more bits than its decoder can do; other compressions are not looked into."""
-    if syntax not in MAX_JPEG_BITS:
-        return True
-    try:
-        return stream_bits(fragment) <= MAX_JPEG_BITS[syntax]
-    except ValueError:
-        return True  # no frame header where one is due: damage, on which the decoder will fail
-
-
-def _convert(file: BinaryIO, dataset: Dataset, cine: Cine, source: str, rules: Rules) -> dict[str, Any]:
+def _convert(source: Source, source_id: str, rules: Rules) -> dict[str, Any]:
+    cine = source.cine
     video_id = rules.key.id_of("video", cine.instance)
     folder = rules.videos / video_id[:2]
     folder.mkdir(parents=True, exist_ok=True)
     # Two files may hold the same video: each is written under its own name, and the driver keeps one.
-    path = folder / f"{video_id}.{source}.{EXTENSION}"
-    rule = ""
-
-    def frames() -> Iterator[np.ndarray]:
-        nonlocal rule
-        try:
-            table, rule = display_table(dataset, lambda: stored_frames(file, dataset, cine.num_frames))
-            for frame in stored_frames(file, dataset, cine.num_frames):
-                yield fit(table[frame], rules.max_side)
-        except Exception as error:  # decoders of five libraries raise anything; it must cost this file only
-            name = dataset.file_meta.TransferSyntaxUID.name
-            raise Unusable("decode_error", f"the pixels ({name}) cannot be decoded ({type(error).__name__})") from error
-
+    path = folder / f"{video_id}.{source_id}.{EXTENSION}"
+    marks: dict[str, str] = {}
     try:
-        written = write_video(path, frames(), cine.fps)
-        if written.num_frames != cine.num_frames:
-            raise Unusable("truncated", f"{written.num_frames} of the {cine.num_frames} frames are there")
+        written = write_video(path, _shown(source, rules.max_side, marks), cine.fps)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
-    shrunk = dataset.Rows / written.height
+    shrunk = source.layout.rows / written.height
     patient = cine.patient or cine.study  # nobody is named: then each study is a patient of its own
     return {
         "path": str(path.relative_to(rules.videos.parent)),
@@ -207,11 +153,13 @@ def _convert(file: BinaryIO, dataset: Dataset, cine: Cine, source: str, rules: R
             "primary_angle": cine.primary_angle,
             "secondary_angle": cine.secondary_angle,
             "pixel_spacing": None if cine.pixel_spacing is None else cine.pixel_spacing * shrunk,
+            "partial": written.num_frames < cine.num_frames,
             "attributes": {
                 "modality": cine.modality,
                 "fps_source": cine.fps_source,
-                "grey_levels": rule,
-                "bits_stored": str(dataset.BitsStored),
+                "bits_stored": str(source.layout.bits),
+                **cine.marks,
+                **marks,
             },
         },
         "study": {
@@ -224,6 +172,34 @@ def _convert(file: BinaryIO, dataset: Dataset, cine: Cine, source: str, rules: R
         "order": cine.order,
         "sums": vars(written.sums),
     }
+
+
+def _shown(source: Source, max_side: int | None, marks: dict[str, str]) -> Iterator[np.ndarray]:
+    """Yield each frame as a viewer shows it, uint8 [H, W]; what was found out on the way is put into ``marks``."""
+    dataset, layout = source.dataset, source.layout
+    corners = CornerWatch() if source.cine.burned_in is None else None
+    try:
+        visible, shutter = visible_area(dataset, layout.rows, layout.columns)
+        display = Display(dataset, layout, lambda: stored_frames(source.pixels, source.frames, layout), visible)
+        for index, frame in enumerate(stored_frames(source.pixels, source.frames, layout)):
+            shown = display.show(index, frame)
+            if visible is not None:
+                shown = np.where(visible, shown, np.uint8(0))
+            if corners is not None:
+                corners.add(shown)
+            yield fit(shown, max_side)
+    except OSError as error:
+        raise _unreadable(error) from error
+    except Exception as error:  # decoders of five libraries raise anything; it must cost this file only
+        name = layout.syntax.name
+        raise Unusable("decode_error", f"the pixels ({name}) cannot be decoded ({type(error).__name__})") from error
+    marks["grey_levels"] = display.rule
+    if shutter is not None:
+        marks["shutter"] = shutter
+    if source.cine.burned_in:
+        marks["burned_in"] = "declared"
+    elif corners is not None and corners.suspected:
+        marks["burned_in"] = "suspected"
 
 
 @contextmanager

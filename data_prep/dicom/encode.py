@@ -20,6 +20,8 @@ from av.video.reformatter import ColorRange
 EXTENSION = "mp4"
 CODEC = "mjpeg"
 QUALITY = 3  # MJPEG's quantiser, 1 (best) to 31; its default loses 8 dB against this
+# So many squares of levels stay below 2**24, up to which float32 counts exactly, and it is twice as fast as integers.
+EXACT = 256
 
 
 @dataclass
@@ -32,11 +34,12 @@ class PixelSums:
 
     def add(self, frame: np.ndarray) -> None:
         """Count the pixels of one uint8 frame."""
-        histogram = np.bincount(frame.ravel(), minlength=256)
-        levels = np.arange(256)
+        values = frame.astype(np.float32).ravel()
+        whole = values.size // EXACT * EXACT
+        for part in (values[:whole].reshape(-1, EXACT), values[whole:][None]):
+            self.total += int(part.sum(axis=1).astype(np.int64).sum())
+            self.squares += int(np.vecdot(part, part).astype(np.int64).sum())
         self.count += frame.size
-        self.total += int(histogram @ levels)
-        self.squares += int(histogram @ levels**2)
 
 
 @dataclass(frozen=True)

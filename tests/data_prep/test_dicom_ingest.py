@@ -66,7 +66,7 @@ def test_every_file_is_ingested_or_has_a_reason(tmp_path: Path) -> None:
     cine(source / "no name at all \udcff", "P", "1.1", "1.1.3")
     cine(source / "ct.dcm", "P", "1.1", "1.1.4", Modality="CT")
     cine(source / "still.dcm", "P", "1.1", "1.1.5", np.zeros((1, 8, 8), np.uint8))
-    rgb = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0}
+    rgb = {"SamplesPerPixel": 3, "PhotometricInterpretation": "HSV", "PlanarConfiguration": 0}
     cine(source / "rgb.dcm", "P", "1.1", "1.1.6", np.zeros((2, 8, 8, 3), np.uint8), **rgb)
     cine(source / "wide.dcm", "P", "1.1", "1.1.7", np.zeros((2, 8, 8), np.uint32))
     cine(source / "text.dcm", "P", "1.1", "1.1.8", BurnedInAnnotation="YES")
