@@ -56,7 +56,7 @@ _DAY = r"(?:0?[1-9]|[12]\d|3[01])"
 _ALONE = r"(?<![\w.,/%-])"  # before a number that is no part of another
 _DATES = (
     rf"{_ALONE}\d{{4}}([-/.])\d{{1,2}}\1\d{{1,2}}(?:T\d\d:?\d\d(?::?\d\d)?)?(?![\w%])",
-    rf"{_ALONE}{_DAY}([-/.]){_DAY}\1(?:\d{{4}}|\d{{2}})(?![\w%]|[-/.,]\d)",
+    rf"{_ALONE}{_DAY}([-/.]){_DAY}\1(?:\d{{4}}|\d{{2}})(?![\w%]|[-/.,]\d|\s*(?:atm|bar|mm)\b)",
     r"(?<!\d)(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?!\d)",
     rf"\b\d{{1,2}}(?:st|nd|rd|th|er|e)?[\s-]+(?:of\s+)?{_MONTHS}(?:\.?,?[\s-]+(?:\d{{4}}|'?\d{{2}})\b(?!\s*(?:%|mm)))?",
     rf"\b{_MONTHS}\.?\s+\d{{1,2}}(?:st|nd|rd|th)?,?\s+\d{{4}}\b",
@@ -81,19 +81,19 @@ _IDS = (
     r"(?P<id>#\d{4,})\b",
     r"(?<![\w.,])(?P<id>\d{6,})(?![\w%]|[.,]\d)",
 )
-_WORD = r"[A-ZÀ-ÖØ-Þ][\w’'À-ÿ]*(?:-[A-ZÀ-ÖØ-Þ][\w’'À-ÿ]*)*"
+_WORD = r"[A-ZÀ-ÖØ-Þ][\w’'À-ÿ]*(?:-[A-ZÀ-ÖØ-Þ][\w’'À-ÿ]*){0,3}"
 _FIRST = (
-    r"(?:[A-Z]\.(?:-?[A-Z]\.)*[ \t]*)*"
-    r"(?:(?:[Dd]e|[Dd]u|[Ll]a|[Ll]e|[Vv]an|[Vv]on|[Dd]er|[Dd]en|[Dd]el|[Dd]a|[Bb]in|St\.?)[ \t]+)*"
+    r"(?:[A-Z]\.-?[ \t]{0,2}){0,4}"
+    r"(?:(?:[Dd]e|[Dd]u|[Ll]a|[Ll]e|[Vv]an|[Vv]on|[Dd]er|[Dd]en|[Dd]el|[Dd]a|[Bb]in|St\.?)[ \t]{1,2}){0,3}"
     rf"{_WORD}"
 )
 _NAME = rf"{_FIRST}(?:[ \t]+{_FIRST}){{0,3}}"
 _TITLES = (
     r"(?:Drs?|Dre|DRS?|DRE|Doctors?|Docteure?|Prof|Professor|Professeure?|Mr|Mrs|Ms|Miss|Mme|MME|Mlle|MLLE"
-    r"|Monsieur|Madame)\b\.?"
+    r"|Monsieur|Madame)\b(?:\.[ \t]*|[ \t]+)"
 )
 _BY = (
-    r"(?:[Ss]igned|[Dd]ictated|[Rr]ead|[Rr]eported|[Pp]erformed|[Rr]eviewed|[Vv]erified|[Rr]eferred"
+    r"(?:[Ss]een|[Aa]ssisted|[Ff]ollowed|[Tt]ranscribed|[Ss]uivie?|[Vv]ue?|[ÉEée]valu[ée]e?|[Ss]igned|[Dd]ictated|[Rr]ead|[Rr]eported|[Pp]erformed|[Rr]eviewed|[Vv]erified|[Rr]eferred"
     r"|[Ss]ign[ée]e?|[Dd]ict[ée]e?|[Rr]evue?|[Ll]ue?|[Rr][ée]alis[ée]e?)[ \t]+(?:by|par)[ \t]*:?[ \t]+"
 )
 _LABEL = (
@@ -103,13 +103,14 @@ _LABEL = (
 )
 # Pattern, and whether what follows is a name even if it is a medical word too: "Dr Main", not "Patient: Right main".
 _NAMES = (
-    (rf"\b{_TITLES}[ \t]+(?P<name>{_NAME})", True),
+    (rf"\b{_TITLES}(?P<name>{_NAME})", True),
     (rf"\b(?:M\.|Pr\b\.?|MRS?\b|MS\b)[ \t]+(?P<name>{_NAME})", False),  # also mid, proximal, mitral valve
     (rf"\b(?:Drs|DRS|Doctors)\b\.?[ \t]+\[NAME\][ \t]+(?:and|et|&)[ \t]+(?P<name>{_NAME})", True),
     (r"\b(?:(?:[Dd]re?|Mr|[Mm]rs|[Mm]me|[Mm]lle)\b\.?|mr\.)[ \t]+(?P<name>[a-zà-ÿ][\w’'-]{2,})", False),
-    (rf"\b{_LABEL}(?:{_TITLES}[ \t]+)?(?P<name>{_NAME}(?:,[ \t]+{_NAME})?)", False),
+    (rf"\b{_LABEL}(?:{_TITLES})?(?P<name>{_NAME}(?:,[ \t]+{_NAME})?)", False),
     (rf"\b{_BY}(?P<name>{_NAME})", False),
-    (rf"\b(?P<name>{_WORD}(?:[ \t]+{_WORD}){{1,2}}),?[ \t]+(?:MD|M\.D\.|FRCPC|FACC|PhD)\b", False),
+    (rf"\b(?P<name>{_NAME}),?[ \t]+(?:MD\b|M\.D\.|FRCPC\b|FACC\b|PhD\b)", False),
+    (rf"\b[Pp]atiente?[ \t]+(?P<name>{_FIRST}(?:[ \t]+{_FIRST}){{1,2}})", False),
 )
 _PARTICLES = {"de", "du", "la", "le", "van", "von", "der", "den", "del", "da", "bin", "st"}
 _EMAIL = r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+\b"

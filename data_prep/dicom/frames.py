@@ -18,6 +18,9 @@ UNDEFINED_LENGTH = 0xFFFFFFFF
 PIXEL_DATA = (0x7FE0, 0x0010)
 ITEM, END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 STREAM_END = b"\xff\xd9"  # of JPEG, JPEG-LS and JPEG 2000
+# Far more than any cine has, and what keeps memory within bounds where a file is made of nothing but tiny pieces.
+MAX_FRAGMENTS = 2**20
+MAX_TABLE_BYTES = 2**23
 
 Piece = tuple[int, int]  # a place in the file, and a number of bytes
 
@@ -32,8 +35,14 @@ class Frames:
     swapped: bool  # 8-bit pixels that a big-endian file keeps in 16-bit words
 
     def read(self, file: BinaryIO, index: int, layout: Layout) -> bytes:
-        """The bytes of one frame, as stored."""
+        """The bytes of one frame, as stored.
+
+        Raises:
+            ValueError: far more bytes than the frame has uncompressed.
+        """
         if self.pieces:
+            if sum(length for _, length in self.pieces[index]) > 2 * layout.frame_bytes + 2**20:
+                raise ValueError("the compressed frame is larger than the frame itself")
             return b"".join(_read(file, place, length) for place, length in self.pieces[index])
         place, length = self.start + index * layout.frame_bytes, layout.frame_bytes
         if not self.swapped:
@@ -114,8 +123,10 @@ def _fragments(file: BinaryIO, end: int) -> tuple[list[int], list[Piece], bool]:
         if at + 8 + length > end:
             break
         if table is None:
-            raw = file.read(length)
-            table = [int.from_bytes(raw[place : place + 4], "little") for place in range(0, length - 3, 4)]
+            raw = file.read(length) if length <= MAX_TABLE_BYTES else b""
+            table = [int.from_bytes(raw[place : place + 4], "little") for place in range(0, len(raw) - 3, 4)]
+        elif len(fragments) == MAX_FRAGMENTS:
+            raise Unusable("decode_error", f"the pixel data is made of more than {MAX_FRAGMENTS:,} pieces")
         elif length:
             fragments.append((at + 8, length))
         at += 8 + length

@@ -80,10 +80,17 @@ class Inflated(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Inflate into the buffer; 0 at the end."""
+        """Inflate into the buffer; 0 at the end.
+
+        Raises:
+            Unusable: damage, behind which nothing can be read.
+        """
         while not self.inflater.eof:
             data = self.inflater.unconsumed_tail or self.file.read(CHUNK)
-            inflated = self.inflater.decompress(data, len(buffer))
+            try:
+                inflated = self.inflater.decompress(data, len(buffer))
+            except zlib.error as error:
+                raise Unusable("decode_error", "what is deflated is damaged") from error
             if inflated:
                 buffer[: len(inflated)] = inflated
                 self.position += len(inflated)

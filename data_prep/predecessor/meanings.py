@@ -102,7 +102,7 @@ def plain(cell: Any) -> str:
 
 def missing(cell: Any) -> bool:
     """An empty cell, -1, or a number that is none."""
-    return plain(cell) in MISSING
+    return cell is None or cell in ("", "-1", -1) or plain(cell) in MISSING
 
 
 def _is_number(text: str) -> bool:

@@ -83,11 +83,14 @@ def read_table(rows: Rows, videos: Path, meanings: Meanings, known_values: Calla
     first: dict[str, Entry] = {}
     splits: dict[str, str | None] = {}
     seen: set[str] = set()
-    for number, row in enumerate(rows.rows, start=1):
+    cleaned: dict[tuple[str, str], str] = {}
+    for number, (_, row) in enumerate(rows, start=1):
         entry = Entry(number, _text(row, "FileName"))
         read.entries.append(entry)
         try:
-            _read_row(entry, row, videos, meanings, known_values, read)
+            _read_row(entry, row, videos, meanings, read)
+            if entry.reason is None:
+                _read_report(entry, row, known_values, cleaned, read)
             if entry.reason is None:
                 _compare(entry, seen, first, splits)
         except BadValue as error:
@@ -102,7 +105,6 @@ def _read_row(
     row: dict[str, Any],
     videos: Path,
     meanings: Meanings,
-    known_values: Callable[[dict[str, Any]], Any],
     read: Read,
 ) -> None:
     entry.study = _text(row, "StudyInstanceUID")
@@ -133,11 +135,25 @@ def _read_row(
         entry.attributes[name] = value
         if name in ("main_structure_class", "dominance_class") and meanings.of(name, row[name]) is None:
             read.unlisted[name, value] += 1
+
+
+def _read_report(
+    entry: Entry,
+    row: dict[str, Any],
+    known_values: Callable[[dict[str, Any]], Any],
+    cleaned: dict[tuple[str, str], str],
+    read: Read,
+) -> None:
+    """The report without persons; it stands in every row of its study, and is cleaned and counted once."""
     report = _text(row, "Report")
-    if report:
-        known = {"id": [entry.study, _text(row, "PatientID")], **known_values(row)}
-        entry.report, replaced = deidentify(report, known)
+    if not report:
+        return
+    if (entry.study, report) not in cleaned:
+        known = known_values(row)
+        known["id"] = [*known.get("id", []), entry.study, _text(row, "PatientID")]
+        cleaned[entry.study, report], replaced = deidentify(report, known)
         read.replaced += replaced
+    entry.report = cleaned[entry.study, report]
 
 
 def _compare(entry: Entry, seen: set[str], first: dict[str, Entry], splits: dict[str, str | None]) -> None:
@@ -151,6 +167,8 @@ def _compare(entry: Entry, seen: set[str], first: dict[str, Entry], splits: dict
         entry.reason = "conflicting_split"
     else:
         seen |= names
+        study = first[entry.study]  # equal, and so the same objects: a row costs no findings of its own
+        entry.findings, entry.report, entry.silent = study.findings, study.report, study.silent
 
 
 def find_video(videos: Path, name: str) -> tuple[Path | None, str | None]:

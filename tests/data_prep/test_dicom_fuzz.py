@@ -23,6 +23,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from data_prep.dicom import frames
 from data_prep.dicom.convert import Rules, convert
 from data_prep.dicom.quarantine import REASONS
 from tests.data_prep.dicom_files import cine_bytes, cine_dataset, noise, rules
@@ -119,13 +120,13 @@ def test_sequences_ten_thousand_deep(listed: bool, defined_length: bool, reads: 
 
 @pytest.mark.parametrize("syntax", FAMILIES, ids=lambda uid: uid.name)
 def test_declared_beyond_all_measure(syntax: UID, reads: Rules) -> None:
-    frames = noise(NUM_FRAMES, 32, 32)
-    huge = cine_bytes(frames, syntax=syntax, Rows=65535, Columns=65535, NumberOfFrames=10_000)
+    pixels = noise(NUM_FRAMES, 32, 32)
+    huge = cine_bytes(pixels, syntax=syntax, Rows=65535, Columns=65535, NumberOfFrames=10_000)
     assert outcome(huge, reads)["reason"] == "bad_header"
-    many = outcome(cine_bytes(frames, syntax=syntax, NumberOfFrames=2**31 - 1), reads)
+    many = outcome(cine_bytes(pixels, syntax=syntax, NumberOfFrames=2**31 - 1), reads)
     assert (many["video"]["num_frames"], many["video"]["partial"]) == (NUM_FRAMES, True)
     for number in ("-3", "0"):
-        assert outcome(cine_bytes(frames, syntax=syntax, NumberOfFrames=number), reads)["reason"] == "single_frame"
+        assert outcome(cine_bytes(pixels, syntax=syntax, NumberOfFrames=number), reads)["reason"] == "single_frame"
 
 
 TEXT = b"This is a report, and no picture at all. " * 300
@@ -142,6 +143,17 @@ def test_text_where_compressed_pixels_should_be(syntax: UID, wrapped: bool, read
     assert outcome(content[:at] + text, reads)["reason"] == "decode_error"
 
 
+def test_pieces_beyond_all_measure(reads: Rules, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "MAX_FRAGMENTS", 1000)
+    content = cine_bytes(noise(NUM_FRAMES, 32, 32), syntax=JPEGBaseline8Bit)
+    at = content.index(struct.pack("<HH", 0x7FE0, 0x0010) + b"OB") + 12
+    item = struct.pack("<HHL", 0xFFFE, 0xE000, 1) + b"x"
+    tiny = struct.pack("<HHL", 0xFFFE, 0xE000, 0) + item * 1001
+    assert "pieces" in outcome(content[:at] + tiny, reads)["detail"]
+    stream = b"\xff\xd8\xff\xc0\x00\x0b\x08\x00\x20\x00\x20\x01\x01\x11\x00" + bytes(2**21)
+    assert outcome(content[:at] + encapsulate([stream] * NUM_FRAMES), reads)["reason"] == "decode_error"
+
+
 def test_text_where_plain_pixels_should_be(reads: Rules) -> None:
     """Any bytes are pixels where nothing is compressed; too few of them are too few frames."""
     content = cine_bytes(noise(NUM_FRAMES, 32, 32))
@@ -152,12 +164,12 @@ def test_text_where_plain_pixels_should_be(reads: Rules) -> None:
 
 
 def test_a_header_without_end(reads: Rules) -> None:
-    """64 MiB in a tag that is read."""
+    """16 MiB in one tag."""
     content = cine_bytes(noise(NUM_FRAMES, 16, 16))
     at = content.index(struct.pack("<HH", 0x0028, 0x0002))
-    long = struct.pack("<HH", 0x0020, 0x9999) + b"UN\0\0" + struct.pack("<L", 2**26) + bytes(2**26)
+    long = struct.pack("<HH", 0x0020, 0x9999) + b"UN\0\0" + struct.pack("<L", 2**24) + bytes(2**24)
     assert "video" in outcome(content[:at] + long + content[at:], reads)  # not listed: stepped over
-    listed = struct.pack("<HH", 0x0028, 0x1201) + b"OW\0\0" + struct.pack("<L", 2**26) + bytes(2**26)
+    listed = struct.pack("<HH", 0x0028, 0x1201) + b"OW\0\0" + struct.pack("<L", 2**24) + bytes(2**24)
     end = content.index(struct.pack("<HH", 0x7FE0, 0x0010) + b"OB")
     assert outcome(content[:end] + listed + content[end:], reads)["reason"] == "bad_header"
 
