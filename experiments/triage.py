@@ -68,7 +68,8 @@ def main(
     """Learn a class of cines from those of DATASET that have a label, and say how well.
 
     It trains on train, takes its temperature from val and is measured on test. With --fill the class is written where
-    it is missing and its probability reaches the threshold, marked as what it is; a label is never overwritten.
+    it is missing and its probability reaches the threshold, marked as what it is; a label is never overwritten. The
+    dataset then has a new fingerprint. `dicom` makes the tables anew when it runs again, and knows nothing of it.
     """
     with plain_errors():
         opened = PreparedDataset.open(dataset)

@@ -17,6 +17,7 @@ from deepcoro.reports.vocabulary import SEGMENTS, grade
 
 UNKNOWN = "unknown"
 GRADES = ("none", "mild", "moderate", "severe", "critical", "total", "cto", "no grade")  # the columns of a segment
+SIGNS = ("stent", "restenosis", "calcified", "thrombus", "collaterals", "PCI", "iFR", "Medina")
 _GRADE_OF = np.array([GRADES.index(grade(percent)) for percent in range(101)])
 _QUANTILES = (0, 0.05, 0.5, 0.95, 1)
 
@@ -40,6 +41,7 @@ class Counts:
         categories: column -> value (``unknown`` where empty) -> split -> number.
         segments: segment -> split -> findings that name it.
         grades: segment -> grade -> findings; an occlusion counts as ``total`` or ``cto`` whatever its percent.
+        signs: segment -> what else a finding says -> findings that say so.
         spreads: quantity -> how its values lie.
         sizes, rates: as written -> videos, the most frequent first.
         reports: of all reports: number, distinct texts.
@@ -51,6 +53,7 @@ class Counts:
     categories: dict[str, dict[str, BySplit]]
     segments: dict[str, BySplit]
     grades: dict[str, dict[str, int]]
+    signs: dict[str, dict[str, int]]
     spreads: dict[str, Spread]
     sizes: dict[str, int]
     rates: dict[str, int]
@@ -77,6 +80,7 @@ def count(prepared: Prepared) -> Counts:
         },
         segments=segments,
         grades=grades,
+        signs=_count_signs(findings),
         spreads=_spreads(studies, videos, reports),
         sizes=_most_frequent(size),
         rates=_most_frequent(pc.round(videos["fps"].cast(pa.float64()), ndigits=2)),
@@ -143,6 +147,23 @@ def _count_segments(findings: pa.Table) -> tuple[dict[str, BySplit], dict[str, d
         segments[name] = dict(zip(SPLITS, splits.tolist(), strict=True))
         grades[name] = dict(zip(GRADES, numbers.tolist(), strict=True))
     return segments, grades
+
+
+def _count_signs(findings: pa.Table) -> dict[str, dict[str, int]]:
+    segment = pc.index_in(findings["segment"], value_set=pa.array(SEGMENTS)).to_numpy()
+    there = (
+        findings["stent"],
+        pc.greater(findings["in_stent_restenosis"], 0),
+        pc.not_equal(findings["calcification"], "none"),
+        findings["thrombus"],
+        findings["collaterals"],
+        findings["pci"],
+        pc.is_valid(findings["ifr"]),
+        pc.is_valid(findings["medina"]),
+    )
+    said = [np.bincount(segment[pc.fill_null(sign, False).to_numpy()], minlength=len(SEGMENTS)) for sign in there]
+    rows = np.array(said).T.tolist()
+    return {name: dict(zip(SIGNS, numbers, strict=True)) for name, numbers in zip(SEGMENTS, rows, strict=True)}
 
 
 def _spreads(studies: pa.Table, videos: pa.Table, reports: pa.ChunkedArray) -> dict[str, Spread]:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from deepcoro.data.schema import QUARANTINE_SCHEMA, SPLITS, STUDIES_SCHEMA, VIDEOS_SCHEMA, check_columns
+from deepcoro.data.schema import FINDING_TYPE, QUARANTINE_SCHEMA, SPLITS, STUDIES_SCHEMA, VIDEOS_SCHEMA, check_columns
 from deepcoro.data.table_files import locate
 from deepcoro.errors import DataError
 from deepcoro.reports.vocabulary import DOMINANCES, SEGMENTS, TREES
@@ -149,9 +149,9 @@ def _named(values: set[str | None]) -> str:
 
 
 def flat_findings(studies: pa.Table) -> pa.Table:
-    """One row a finding: ``study`` (row of ``studies``), ``split``, ``segment``, ``stenosis``, ``occlusion``."""
+    """One row a finding: ``study`` (row of ``studies``), ``split``, and the fields of ``schema.FINDING_TYPE``."""
     column = studies["findings"].combine_chunks()
     rows = pc.list_parent_indices(column).to_numpy(zero_copy_only=False).astype(np.int64)
     flat = pc.list_flatten(column)
-    columns = {name: pc.struct_field(flat, name) for name in ("segment", "stenosis", "occlusion")}
+    columns = {field.name: pc.struct_field(flat, field.name) for field in FINDING_TYPE}
     return pa.table({"study": rows, "split": studies["split"].take(pa.array(rows)), **columns})

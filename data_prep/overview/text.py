@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from data_prep.overview.counts import GRADES, BySplit, Counts
+from data_prep.overview.counts import GRADES, SIGNS, BySplit, Counts
 from data_prep.overview.leakage import Reports, Videos
 from data_prep.overview.pixels import Intensities
 from data_prep.overview.tables import Prepared
@@ -42,19 +42,7 @@ def counts_as_text(counts: Counts) -> list[str]:
     for column, kinds in counts.categories.items():
         rows += [[column, "", "", "", ""], *(_split_row(f"  {value}", numbers) for value, numbers in kinds.items())]
     lines = ["", *align([["", *SPLITS, "all"], *rows])]
-    found = {name: numbers for name, numbers in counts.segments.items() if sum(numbers.values())}
-    if found:
-        used = [kind for kind in GRADES if any(grades[kind] for grades in counts.grades.values())]
-        rows = [["findings", *SPLITS, "all", *used]]
-        for segment, numbers in found.items():
-            grades = [_number(counts.grades[segment][kind]) for kind in used]
-            rows.append([*_split_row(f"  {SEGMENT_NAMES[segment]}", numbers), *grades])
-        rows.append(["  all", *(_number(sum(n[s] for n in found.values())) for s in SPLITS)])
-        rows[-1] += [_number(sum(sum(n.values()) for n in found.values()))]
-        rows[-1] += [_number(sum(grades[kind] for grades in counts.grades.values())) for kind in used]
-        lines += ["", *align(rows)]
-        if missing := [SEGMENT_NAMES[name] for name in counts.segments if name not in found]:
-            lines.append(f"  never named: {', '.join(missing)}")
+    lines += _findings(counts)
     rows = [["", "of", "smallest", "5 %", "median", "95 %", "largest"]]
     for name, spread in counts.spreads.items():
         if spread.num:
@@ -65,6 +53,33 @@ def counts_as_text(counts: Counts) -> list[str]:
     lines += ["", *(f"{name.ljust(width)}  {_list(numbers)}" for name, numbers in values.items())]
     lines += ["", f"reports: {counts.reports[0]:,}, of them {counts.reports[1]:,} different texts"]
     return [*lines, *_quarantine(counts.quarantine)]
+
+
+def _findings(counts: Counts) -> list[str]:
+    """Segments by split and grade, and then by what else findings say of them; what nothing is said of is left out."""
+    found = {name: numbers for name, numbers in counts.segments.items() if sum(numbers.values())}
+    if not found:
+        return []
+    by_split = [_split_row(f"  {SEGMENT_NAMES[segment]}", numbers) for segment, numbers in found.items()]
+    whole = {split: sum(numbers[split] for numbers in found.values()) for split in SPLITS}
+    grades = _columns({segment: counts.grades[segment] for segment in found}, GRADES)
+    left = [["findings", *SPLITS, "all"], *by_split, _split_row("  all", whole)]
+    lines = ["", *align([[*row, *more] for row, more in zip(left, grades, strict=True)])]
+    said = {name: numbers for name, numbers in counts.signs.items() if any(numbers.values())}
+    if said:
+        left = [["of these, with"], *([f"  {SEGMENT_NAMES[segment]}"] for segment in said), ["  all"]]
+        signs = _columns(said, SIGNS)
+        lines += ["", *align([[*row, *more] for row, more in zip(left, signs, strict=True)])]
+    if missing := [SEGMENT_NAMES[name] for name in counts.segments if name not in found]:
+        lines += ["", f"never named: {', '.join(missing)}"]
+    return lines
+
+
+def _columns(rows: Mapping[str, Mapping[str, int]], names: Sequence[str]) -> list[list[str]]:
+    """A header, the rows and their sum; names that no row has a number for are left out."""
+    used = [name for name in names if any(numbers[name] for numbers in rows.values())]
+    sums = [sum(numbers[name] for numbers in rows.values()) for name in used]
+    return [used, *([_number(n[name]) for name in used] for n in rows.values()), list(map(_number, sums))]
 
 
 def intensities_as_text(found: Intensities, card: Mapping[str, object]) -> list[str]:

@@ -184,6 +184,9 @@ def _fulfils(tables: Tables, wanted: np.ndarray, expression: str, where: str) ->
         if not pa.types.is_nested(source.schema.field(name).type)
     }
     named = [name for name in columns if re.search(rf"\b{name}\b", expression)]
+    # Any other name is looked for in the attributes, where classes of cines stand; the video's go before the study's.
+    asked = {node.id for node in _nodes(expression) if isinstance(node, ast.Name)} - columns.keys()
+    attributes = sorted(asked & _attribute_names(tables))
     fulfilled = np.zeros(len(wanted), bool)
     for window in _windows(len(wanted), expression):
         rows = np.flatnonzero(wanted[window]) + window.start
@@ -198,6 +201,11 @@ def _fulfils(tables: Tables, wanted: np.ndarray, expression: str, where: str) ->
             else:
                 values = source[name][window].filter(pa.array(wanted[window]))
             frame[name] = values.to_pandas()
+        for name in attributes:
+            of_videos = tables.videos.table["attributes"][window].filter(pa.array(wanted[window]))
+            own = pc.map_lookup(of_videos, name, "last")
+            of_study = pc.map_lookup(tables.studies.table["attributes"].take(study), name, "last")
+            frame[name] = pc.coalesce(own, of_study).to_pandas()
         try:
             truth = frame.eval(expression)
         except Exception as error:  # pandas raises a type of its own for each way an expression can be wrong
@@ -210,13 +218,23 @@ def _fulfils(tables: Tables, wanted: np.ndarray, expression: str, where: str) ->
     return fulfilled
 
 
+def _attribute_names(tables: Tables) -> set[str]:
+    """Names in the attributes of any video or study."""
+    columns = (tables.videos.table["attributes"], tables.studies.table["attributes"])
+    return {name for column in columns for chunk in column.chunks for name in pc.unique(chunk.keys).to_pylist()}
+
+
+def _nodes(expression: str) -> list[ast.AST]:
+    try:
+        return list(ast.walk(ast.parse(expression, mode="eval")))
+    except SyntaxError:  # of Python, and perhaps not of pandas, which will say
+        return []
+
+
 def _windows(number: int, expression: str) -> Iterator[slice]:
     """Pieces of the table in which an expression may be worked out: the whole where it may look at other rows (such as
     ``lvef > lvef.mean()``), since a piece has another mean."""
-    try:
-        nodes = list(ast.walk(ast.parse(expression, mode="eval")))
-    except SyntaxError:  # of Python, and perhaps not of pandas, which will say
-        nodes = []
+    nodes = _nodes(expression)
     attributes = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
     calls = [node.func for node in nodes if isinstance(node, ast.Call)]
     by_row = nodes and attributes <= _ROW_BY_ROW and all(isinstance(call, ast.Attribute) for call in calls)

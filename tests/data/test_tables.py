@@ -329,3 +329,26 @@ def test_units_read_the_same_after_a_journey(dataset):
     assert [arrived.video_rows(u) for u in range(len(units))] == [units.video_rows(u) for u in range(len(units))]
     assert [arrived.study_row(u) for u in range(len(units))] == [units.study_row(u) for u in range(len(units))]
     assert arrived.has_text().tolist() == units.has_text().tolist()
+
+
+def test_a_filter_reads_the_attributes_of_videos_and_of_studies(make_dataset, tmp_path):
+    studies = [
+        {"study_id": "s0", "attributes": [("site", "north"), ("kind_class", "of the study")]},
+        {"study_id": "s1"},
+    ]
+    videos = [
+        {"study_id": "s0", "attributes": [("kind_class", "Left Coronary")]},
+        {"study_id": "s0"},
+        {"study_id": "s1", "attributes": [("kind_class", "Graft"), ("fps", "not the column")]},
+    ]
+    dataset = PreparedDataset.open(make_dataset(tmp_path, studies, videos))
+
+    def kept(expression):
+        return [v for [v] in ids(dataset.units("train", keep=expression))]
+
+    assert kept("kind_class == 'Left Coronary'") == ["v0"]
+    assert kept("kind_class == 'of the study'") == ["v1"]  # of a name in both, the video's goes before
+    assert kept("kind_class != 'Graft' and fps > 1") == ["v0", "v1"]  # a column goes before an attribute
+    assert kept("site.isna()") == ["v2"]
+    with pytest.raises(DataError, match="cannot be read"):
+        kept("other_class == 'Graft'")

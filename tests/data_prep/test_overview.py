@@ -91,6 +91,11 @@ FINDING = st.fixed_dictionaries(
         "segment": st.sampled_from(SEGMENTS),
         "stenosis": st.none() | st.integers(0, 100),
         "occlusion": st.sampled_from([None, "none", "total", "cto"]),
+        "calcification": st.sampled_from([None, "none", "severe"]),
+        "thrombus": st.sampled_from([None, False, True]),
+        "stent": st.sampled_from([None, False, True]),
+        "in_stent_restenosis": st.sampled_from([None, 0, 35]),
+        "medina": st.sampled_from([None, "1,1,0"]),
     }
 )
 STUDY = st.fixed_dictionaries(
@@ -161,6 +166,14 @@ def test_every_count_is_that_of_a_plain_loop(tmp_path_factory, studies, videos):
             else grade(f["stenosis"])
             for _, f in own
         )
+        signs = {
+            "stent": sum(f["stent"] is True for _, f in own),
+            "restenosis": sum((f["in_stent_restenosis"] or 0) > 0 for _, f in own),
+            "calcified": sum(f["calcification"] == "severe" for _, f in own),
+            "thrombus": sum(f["thrombus"] is True for _, f in own),
+            "Medina": sum(f["medina"] is not None for _, f in own),
+        }
+        assert counts.signs[segment] == dict.fromkeys(("collaterals", "PCI", "iFR"), 0) | signs
         assert counts.grades[segment] == {kind: words[kind] for kind in GRADES}
     seconds = [r["num_frames"] / r["fps"] for r in videos]
     assert counts.spreads["duration, s"].quantiles == pytest.approx(np.quantile(seconds, [0, 0.05, 0.5, 0.95, 1]))
