@@ -219,6 +219,19 @@ def test_no_text_makes_it_fail(text):
     assert read.num_read + read.num_skipped <= read.num_sentences
 
 
+def test_vessels_have_one_name_in_either_wording():
+    canonical = read_report(render_report([Finding("mid_lad", stenosis=80)], "right"))
+    free = read_report("Mid LAD 80%. LM, LCX, RCA, PDA, posterolateral normal.")
+    names = ("left_main", "lcx", "rca", "pda", "posterolateral")
+    assert canonical.said == free.said == tuple((name, "normal") for name in names)
+
+
+def test_a_contradiction_in_the_canonical_wording_is_found():
+    read = read_report("LAD: normal. Proximal LAD: 80% stenosis (severe). RCA: normal.")
+    assert read.findings == () and [name for name, _ in read.said] == ["lad", "rca"]
+    assert [problem.phrase for problem in read.unread] == ["proximal lad: 80% stenosis (severe)"]
+
+
 def test_a_branch_may_be_diseased_where_its_vessel_is_not():
     read = read_report("Normal LAD. D1 80%. RCA without disease, PDA 50%.")
     assert read.findings == (Finding("d1", stenosis=80), Finding("pda", stenosis=50))
