@@ -82,7 +82,7 @@ def read_side_tables(key: Key, reports: Path | None, videos: Path | None, splits
             tables.studies[key.id_of("study", row["study_id"])] = study
         _check_types(tables.studies.values(), STUDY_COLUMNS, STUDIES_SCHEMA, reports)
         if tables.replaced:
-            counts = ", ".join(f"{number:,} {kind}s" for kind, number in sorted(tables.replaced.items()))
+            counts = ", ".join(f"{kind}s {number:,}" for kind, number in sorted(tables.replaced.items()))
             tables.ignored.append(f"{reports.name}: replaced in the report texts: {counts}")
     if videos is not None:
         rows = _rows(videos, "sop_instance_uid", VIDEO_COLUMNS, tables.ignored)

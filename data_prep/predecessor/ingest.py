@@ -212,7 +212,7 @@ def _notes(read: Read, videos: Path) -> list[str]:
     if others:
         notes.append(f"{others:,} files in {videos.name} are named by no row")
     if read.replaced:
-        counts = ", ".join(f"{number:,} {kind}s" for kind, number in sorted(read.replaced.items()))
+        counts = ", ".join(f"{kind}s {number:,}" for kind, number in sorted(read.replaced.items()))
         notes.append(f"replaced in the report texts: {counts}")
     return notes
 

@@ -17,6 +17,7 @@ significant disease" is no finding. The canonical wording (``grammar``) is read 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,9 +87,10 @@ def read_report(text: str, synonyms: Synonyms | None = None) -> Reading:
     sentences = split_sentences(text)
     canonical = parse_report(text)
     if not canonical.unread:
-        said = tuple((vessel, "normal") for vessel in canonical.normal)
-        number = len(sentences)
-        return Reading(canonical.findings, canonical.dominance, said, num_sentences=number, num_read=number)
+        whole = _Reader(synonyms, num_read=len(sentences))
+        with suppress(NotRead):  # a contradiction: then sentence by sentence, to say where
+            whole._add(_of_canonical(canonical))
+            return whole.reading(len(sentences))
     reader = _Reader(synonyms)
     for sentence in sentences:
         reader.read(sentence)

@@ -197,7 +197,7 @@ def test_a_table_and_its_videos(tmp_path: Path, separator: str) -> None:
     assert np.abs(frames(tmp_path / "out" / right["uri"]).mean((1, 2)) - 60).max() < 2
     assert summary.description["pixel_mean"] == pytest.approx((10 + 100 + 200 + 10 * 60) / 13, abs=1.5)
     assert any("'7' means nothing here (1 rows)" in note for note in summary.notes)
-    assert any("replaced in the report texts: 1 dates, 1 names" in note for note in summary.notes)
+    assert any("replaced in the report texts: dates 1, names 1" in note for note in summary.notes)
     assert PreparedDataset.open(str(tmp_path / "out")).num_studies() == {"train": 1, "val": 0, "test": 1}
 
 

@@ -182,7 +182,7 @@ def test_persons_in_report_texts_are_gone_before_anything_reads_them(tmp_path: P
     assert tables.replaced == {"name": 4, "date": 2, "id": 3, "phone": 1}
     assert tables.ignored == [
         f"t.{ending}: nobody reads the columns room",
-        f"t.{ending}: replaced in the report texts: 2 dates, 3 ids, 4 names, 1 phones",
+        f"t.{ending}: replaced in the report texts: dates 2, ids 3, names 4, phones 1",
     ]
 
 

@@ -62,6 +62,8 @@ SENTENCES = [
     ("Première diagonale: iFR 0,85, pas de thrombus", [Finding("d1", ifr=0.85)]),
     ("LAD: D1 80%, mid: 50%, TIMI 2", [Finding("mid_lad", stenosis=50, timi=2), Finding("d1", stenosis=80)]),
     ("Sténose non significative de 40% de l'IVA moyenne", [Finding("mid_lad", stenosis=40)]),
+    ("Three-vessel disease: LAD prox 90% (type C), LCX mid 80%, culprit mid RCA 100%.",
+     [Finding("prox_lad", stenosis=90), Finding("mid_lcx", stenosis=80), occluded("mid_rca")]),
     ("There is a D1 stenosis of 60%", [Finding("d1", stenosis=60)]),
     ("Il n'y a pas de sténose de la deuxième marginale", [Finding("om2", stenosis=0)]),
 ]  # fmt: skip
@@ -156,6 +158,7 @@ def test_what_is_understood_and_is_no_finding(text, missing):
         ("LAD and LCX: 50%", None, "a vessel, and nothing said of it"),
         ("Non-significant 80% stenosis of the mid LAD", None, "normal and not normal in one statement"),
         ("Mid LAD thrombus: no", None, "a negation of nothing known"),
+        ("Three-vessel disease", None, "nothing known is said"),
         ("80% stenosis", None, "no vessel is named"),
         ("Mid stenosis 80%", None, "a position without a vessel"),
         ("Stent 80% in the mid LAD", None, "a percent beside a stent: of the stent, or of the vessel?"),
@@ -217,6 +220,19 @@ WORDS = "no mid lad rca 80% thrombus , . and or stent timi 0 ifr 0.8 normal : - 
 def test_no_text_makes_it_fail(text):
     read = read_report(text)
     assert read.num_read + read.num_skipped <= read.num_sentences
+
+
+def test_vessels_have_one_name_in_either_wording():
+    canonical = read_report(render_report([Finding("mid_lad", stenosis=80)], "right"))
+    free = read_report("Mid LAD 80%. LM, LCX, RCA, PDA, posterolateral normal.")
+    names = ("left_main", "lcx", "rca", "pda", "posterolateral")
+    assert canonical.said == free.said == tuple((name, "normal") for name in names)
+
+
+def test_a_contradiction_in_the_canonical_wording_is_found():
+    read = read_report("LAD: normal. Proximal LAD: 80% stenosis (severe). RCA: normal.")
+    assert read.findings == () and [name for name, _ in read.said] == ["lad", "rca"]
+    assert [problem.phrase for problem in read.unread] == ["proximal lad: 80% stenosis (severe)"]
 
 
 def test_a_branch_may_be_diseased_where_its_vessel_is_not():

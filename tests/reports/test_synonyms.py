@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from deepcoro.errors import DataError
+from deepcoro.reports.grammar import Finding
 from deepcoro.reports.reading import read_report
 from deepcoro.reports.synonyms import SECTIONS, VESSEL_SEGMENTS, load_synonyms
 from deepcoro.reports.vocabulary import SEGMENTS, VESSELS
 
-SHIPPED = yaml.safe_load(
-    (__import__("pathlib").Path(__file__).parents[2] / "deepcoro" / "reports" / "synonyms.yaml").read_text()
-)
+SHIPPED = yaml.safe_load((Path(__file__).parents[2] / "deepcoro" / "reports" / "synonyms.yaml").read_text())
 
 
 def test_every_section_is_filled_and_nothing_is_assumed():
@@ -89,3 +92,46 @@ def test_a_file_that_is_not_there_or_no_text_is_explained(tmp_path):
     for name in ("none.yaml", "latin.yaml"):
         with pytest.raises(DataError, match=f"{name}: the synonyms cannot be read"):
             load_synonyms(tmp_path / name)
+
+
+def phrases(section, key=None):
+    return st.sampled_from(SHIPPED[section] if key is None else SHIPPED[section][key])
+
+
+@st.composite
+def told_finding(draw):
+    """A finding, and a sentence that says it in any of the shipped phrases, in any order."""
+    segment = draw(st.sampled_from(SEGMENTS))
+    places = list(SHIPPED["segments"][segment])
+    position, _, vessel = segment.partition("_")
+    if position in SHIPPED["positions"]:
+        named = [SHIPPED["vessels"][vessel], SHIPPED["positions"][position]]
+        places += [f"{draw(st.sampled_from(named[0]))} {draw(st.sampled_from(named[1]))}"]
+    values, said = {"segment": segment}, []
+    kind = draw(st.sampled_from(["percent", "total", "cto", "nothing"]))
+    if kind == "percent":
+        percent = values["stenosis"] = draw(st.integers(0, 99))
+        written = draw(st.sampled_from([f"{percent}%", f"{percent} % {draw(phrases('stenosis'))}"]))
+        said.append(written)
+    elif kind != "nothing":
+        values |= {"stenosis": 100, "occlusion": kind}
+        said.append(draw(phrases("occlusion", kind)))
+    for name in ("thrombus", "stent", "pci", "collaterals"):
+        if draw(st.booleans()):
+            values[name] = True
+            said.append(draw(phrases(name)))
+    if draw(st.booleans()):
+        amount = values["calcification"] = draw(st.sampled_from(["minimal", "moderate", "severe"]))
+        said.append(draw(phrases("calcification", amount)))
+    if draw(st.booleans()) or not said:
+        values["timi"] = draw(st.integers(0, 3))
+        said.append(f"{draw(st.sampled_from(['TIMI', 'flux TIMI', 'TIMI flow grade']))} {values['timi']}")
+    joint = draw(st.sampled_from([", ", " with ", " and ", " avec "]))
+    return Finding(**values), f"{draw(st.sampled_from(places))}: {joint.join(draw(st.permutations(said)))}."
+
+
+@given(told_finding())
+def test_every_phrase_says_what_its_place_in_the_file_means(told):
+    finding, text = told
+    read = read_report(text.capitalize())
+    assert (read.findings, read.unread, read.incomplete) == ((finding,), (), ()), text
