@@ -29,8 +29,8 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from data_prep.dicom.encode import QUALITY
 from data_prep.dicom.pixels import fit
-from data_prep.phantom.preset import preset_named
 from data_prep.phantom.cines import take_cines
+from data_prep.phantom.preset import preset_named
 from data_prep.phantom.study import draw_patient
 from deepcoro.data.decode import decode_frames
 from experiments.bench.paired import machine, print_json

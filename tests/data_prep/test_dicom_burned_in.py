@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from data_prep.dicom.burned_in import CornerWatch
 from data_prep.dicom.convert import convert
-from data_prep.phantom.preset import preset_named
 from data_prep.phantom.cines import take_cines
+from data_prep.phantom.preset import preset_named
 from data_prep.phantom.study import draw_patient
 from tests.data_prep.dicom_files import rules, write_cine
 
