@@ -69,7 +69,7 @@ def main(
 
     It trains on train, takes its temperature from val and is measured on test. With --fill the class is written where
     it is missing and its probability reaches the threshold, marked as what it is; a label is never overwritten. The
-    dataset then has a new fingerprint. `dicom` makes the tables anew when it runs again, and knows nothing of it.
+    dataset then has a new fingerprint. What was filled in stays when `dicom` runs again.
     """
     with plain_errors():
         opened = PreparedDataset.open(dataset)

@@ -28,7 +28,7 @@ def annotations_command(ctx: click.Context, left_out: Path | None, coco: Path, d
 
     Every annotation is used, or listed with its reason. Ends with 0 where all were used, 1 where some were left out,
     2 where nothing was done. The dataset gets a new fingerprint: a run that was begun before does not go on with it.
-    `dicom` makes the tables anew when it runs again, and knows nothing of this: then run this again too.
+    What was added stays when `dicom` runs again, on videos whose files are the same.
     """
     from data_prep.annotations.annotate import annotate  # numpy, pyarrow and Pillow only when it runs
     from data_prep.annotations.reasons import REASONS

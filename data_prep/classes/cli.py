@@ -23,8 +23,8 @@ def classes_command(ctx: click.Context, table: Path, dataset: str, **options: ob
 
     Classes go into the attributes of a video under the name of their column: take no column that names people. Ends
     with 0 where every row was used, 1 where some were left out, 2 where nothing was done. The dataset gets a new
-    fingerprint: a run that was begun before does not go on with it. `dicom` makes the tables anew when it runs again,
-    and knows nothing of this: then run this again too.
+    fingerprint: a run that was begun before does not go on with it. What was added stays
+    when `dicom` runs again.
     """
     from data_prep.annotations.reasons import REASONS
     from data_prep.classes.join import join_classes  # pyarrow only when it runs

@@ -39,7 +39,8 @@ def dicom(modalities: str, list_files: bool, **options: object) -> None:
     every file is accounted for, and 2 if something given is wrong.
 
     Patients, studies and videos get keyed ids. Keep the key file: the same key gives new studies of a known patient the
-    same id and split. Reports are taken as they stand: free text must hold no names before it comes here.
+    same id and split. Report texts are de-identified by the tables' own values and by patterns; a name that stands in
+    no column and behind no title is not found.
     """
     codes = [code.strip().upper() for code in modalities.split(",") if code.strip()]
     if not codes:

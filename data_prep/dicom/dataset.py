@@ -23,6 +23,8 @@ from data_prep.dicom.tables import SideTables
 from deepcoro.data.schema import QUARANTINE_SCHEMA, SPLITS, STUDIES_SCHEMA, VIDEOS_SCHEMA
 from deepcoro.errors import DataError
 
+ADDED = ("coronary_tree", "acquisition", "boxes")  # columns that are filled from elsewhere too
+
 
 @dataclass(frozen=True)
 class Tables:
@@ -37,16 +39,19 @@ class Tables:
 def settle(records: list[Record], known: Mapping[str, str]) -> list[Record]:
     """Keep of the files that repeat or contradict each other only the first in order.
 
-    A video that came before is a duplicate. A study has one patient, or that patient could be in two splits: the one it
-    has in the dataset already, if a file still names that one, else the first that a file names. Files that name nobody
-    are that patient's too.
+    Of files of the same video the first whole one stays, or else the first that breaks off. A study has one patient, or
+    that patient could be in two splits: the one it has in the dataset already, if a file still names that one, else the
+    first that a file names. Files that name nobody are that patient's too.
 
     Args:
         records: Of all files, in order.
         known: Patient of each study that is in the dataset already.
     """
     named: dict[str, str] = {}
+    whole: dict[str, Record] = {}
     for record in records:
+        if "video" in record and not record["video"].get("partial"):
+            whole.setdefault(record["video"]["video_id"], record)
         if "video" in record and record["study"]["named"]:
             study_id, patient_id = record["video"]["study_id"], record["study"]["patient_id"]
             if study_id not in named or known.get(study_id) == patient_id:
@@ -58,7 +63,7 @@ def settle(records: list[Record], known: Mapping[str, str]) -> list[Record]:
             video_id, study = record["video"]["video_id"], record["study"]
             patient_id = named.get(record["video"]["study_id"], study["patient_id"])
             reason = None
-            if video_id in videos:
+            if video_id in videos or whole.get(video_id, record) is not record:
                 reason = "duplicate"
             elif study["named"] and study["patient_id"] != patient_id:
                 reason = "conflicting_patient"
@@ -110,6 +115,23 @@ def build_tables(
         sorted(quarantine, key=lambda row: row["source"]),
         sums,
     )
+
+
+def carry_over(videos: list[Record], before: Mapping[str, Record]) -> None:
+    """Let stay what other commands have added to the videos (boxes, classes) since the tables were made, where the file
+    is the same and the tables of now say nothing else.
+
+    Args:
+        before: Rows that are in the dataset already, by video, with their ``uri``, ``attributes`` and ``ADDED``.
+    """
+    for video in videos:
+        old = before.get(video["video_id"])
+        if old is None or old["uri"] != video["uri"]:
+            continue
+        for name in ADDED:
+            if video.get(name) is None:
+                video[name] = old[name]
+        video["attributes"] = list((dict(old["attributes"] or []) | dict(video["attributes"])).items())
 
 
 def _study_row(study_id: str, group: list[Record], side: SideTables) -> Record:

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 
 import deepcoro
 from data_prep.dicom.convert import Rules
-from data_prep.dicom.dataset import Tables, build_tables, settle, write_tables
+from data_prep.dicom.dataset import ADDED, Tables, build_tables, carry_over, settle, write_tables
 from data_prep.dicom.discover import Found, discover
 from data_prep.dicom.encode import CODEC, EXTENSION, QUALITY
 from data_prep.dicom.identity import Key, load_or_create_key
@@ -37,6 +37,7 @@ from deepcoro.errors import DataError
 CONVERSION = 2  # raise it when conversion makes something else of the same file: then every file is read anew
 TABLES = ("studies.parquet", "videos.parquet", "quarantine.parquet")
 CARD = "dataset.json"
+_IDS = {"studies": "study_id", "videos": "video_id"}
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,8 @@ def ingest(
             found, journal, Work(source, rules, target), drop_missing, num_cpus, progress
         )
         tables = build_tables(records, side, key, val_fraction, test_fraction)
+        before = _in_place(target, "videos", ("uri", "attributes", *ADDED))
+        carry_over(tables.videos, {row["video_id"]: row for row in before})
         if len(tables.videos) + len(tables.quarantine) != len(files):
             raise RuntimeError(
                 f"{len(files)} files were found, {len(tables.videos)} + {len(tables.quarantine)} recorded"
@@ -217,7 +220,7 @@ def _settled_records(
     files = sorted(found + gone)
     records = {file.path: record for file in files if (record := journal.record_of(file)) is not None}
     in_place = work.target.names("videos")
-    patients = _column_in_place(work.target, "patient_id")
+    patients = {row["study_id"]: row["patient_id"] for row in _in_place(work.target, "studies", ("patient_id",))}
     num_converted = 0
     while True:
         missing = [file for file in files if file.path not in records]
@@ -257,7 +260,7 @@ def _check_against(target: Place, tables: Tables, resplit: bool) -> None:
         )
     if resplit:
         return
-    splits = _column_in_place(target, "split")
+    splits = {row["study_id"]: row["split"] for row in _in_place(target, "studies", ("split",))}
     moved = sum(splits.get(study["study_id"], study["split"]) != study["split"] for study in tables.studies)
     if moved:
         raise DataError(
@@ -267,12 +270,12 @@ def _check_against(target: Place, tables: Tables, resplit: bool) -> None:
         )
 
 
-def _column_in_place(target: Place, name: str) -> dict[str, str]:
-    """A column of the studies that are in the dataset already, by study."""
-    if not target.exists(TABLES[0]):
-        return {}
-    studies = pq.read_table(pa.BufferReader(target.read(TABLES[0])), columns=["study_id", name])
-    return dict(zip(studies["study_id"].to_pylist(), studies[name].to_pylist(), strict=True))
+def _in_place(target: Place, table: str, columns: tuple[str, ...]) -> list[Record]:
+    """Rows of ``studies`` or ``videos`` that are in the dataset already, with their id."""
+    if not target.exists(f"{table}.parquet"):
+        return []
+    content = pa.BufferReader(target.read(f"{table}.parquet"))
+    return pq.read_table(content, columns=[_IDS[table], *columns]).to_pylist()
 
 
 def _put_in_place(target: Place, tables: Tables, card: Record) -> Record:

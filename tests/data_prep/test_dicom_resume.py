@@ -26,6 +26,7 @@ from data_prep.dicom.identity import load_or_create_key
 from data_prep.dicom.ingest import Summary, ingest
 from data_prep.dicom.journal import Journal
 from data_prep.dicom.place import Place
+from data_prep.update import changing, update_videos
 from deepcoro.errors import DataError
 from tests.data_prep.archive import by_reason, cine, patients, rows
 
@@ -151,6 +152,29 @@ def test_videos_that_someone_removed_are_made_again(tmp_path: Path) -> None:
     assert content(output) == before
 
 
+def test_what_other_commands_added_stays(tmp_path: Path) -> None:
+    source, output = patients(tmp_path / "in", 2), tmp_path / "out"
+    ingest(source, output)
+    videos = [row["video_id"] for row in rows(output, "videos")]
+    box = {"segment": "mid_rca", "frame": 1, "x0": 0.25, "y0": 0.25, "x1": 0.5, "y1": 0.5}
+    added = {"coronary_tree": "right", "boxes": [box], "attributes": {"coronary_tree_source": "triage"}}
+    with changing(str(output)) as folder:
+        update_videos(folder, dict.fromkeys(videos[:2], added))
+    cine(source / "new.dcm", "P9", "1.9", "1.9.1")
+    changed = load_or_create_key(tmp_path / "out.key").id_of("video", "1.2.3.0.0.1")
+    cine(source / "0-0.dcm", "P0", "1.2.3.0.0", "1.2.3.0.0.1", np.zeros((3, 8, 8), np.uint8))  # other pictures
+    said = tmp_path / "videos.csv"
+    said.write_text("sop_instance_uid,coronary_tree\n1.2.3.0.0.1,left\n")
+    ingest(source, output, videos=said)
+    after = {row["video_id"]: row for row in rows(output, "videos")}
+    assert len(after) == 5
+    for video in videos:
+        kept = video in videos[:2] and video != changed
+        tree = "left" if video == changed else "right" if kept else None
+        assert (after[video]["coronary_tree"], after[video]["boxes"]) == (tree, [box] if kept else None)
+        assert ("coronary_tree_source" in dict(after[video]["attributes"])) is kept
+
+
 def test_other_options_read_every_file_anew(tmp_path: Path) -> None:
     source, output = patients(tmp_path / "in", 2), tmp_path / "out"
     ingest(source, output)
@@ -171,6 +195,22 @@ def test_files_that_name_nobody_belong_to_the_studys_patient(tmp_path: Path) -> 
     key = load_or_create_key(tmp_path / "out.key")
     patients_of = {row["study_id"]: row["patient_id"] for row in rows(tmp_path / "out", "studies")}
     assert patients_of[key.id_of("study", "1.1")] == key.id_of("patient", "P")
+
+
+def test_of_two_files_of_a_video_the_whole_one_stays(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    frames = np.zeros((12, 16, 16), np.uint8)
+    for name in ("a.dcm", "b.dcm", "c.dcm"):
+        cine(source / name, "P", "1.1", "1.1.1", frames)
+    (source / "a.dcm").write_bytes((source / "a.dcm").read_bytes()[: -2 * 256])
+    summary = ingest(source, tmp_path / "out")
+    (video,) = rows(tmp_path / "out", "videos")
+    assert (video["num_frames"], video["partial"], by_reason(summary)) == (12, False, {"duplicate": 2})
+    for name in ("b.dcm", "c.dcm"):
+        (source / name).unlink()
+    ingest(source, tmp_path / "out", drop_missing=True)
+    (video,) = rows(tmp_path / "out", "videos")
+    assert (video["num_frames"], video["partial"]) == (10, True)
 
 
 def test_two_ingests_of_one_dataset_at_once(tmp_path: Path) -> None:
