@@ -133,7 +133,7 @@ class Breather:
     without a pause: beside a trainer slower than the data, a core was busy with that to two thirds.
     """
 
-    SECONDS = 0.01  # a block takes some 100 ms or more to decode
+    SECONDS = 0.03  # a block takes some 100 ms or more to decode
 
     def before_execution_starts(self, executor: Any) -> None:
         """Nothing to do."""
