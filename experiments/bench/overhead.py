@@ -41,7 +41,7 @@ WARMUP = 3  # readings of ours that do not count
 @click.option("--quick", is_flag=True, help="Fewer pairs.")
 def main(quick: bool) -> None:
     """6.5 million parameters, batch 16, 8 frames of 96x96; the bar is 5 % slower."""
-    num_pairs = 4 if quick else 20
+    num_pairs = 4 if quick else 10
     with tempfile.TemporaryDirectory(prefix="deepcoro-bench-") as folder:
         config = make_config(Path(folder))
         file = Path(folder) / "config.yaml"
