@@ -126,11 +126,3 @@ def test_what_is_no_segmentation_is_left_out(segmentation, reason):
     with pytest.raises(LeftOut) as caught:
         decode_segmentation(segmentation, (8, 8), (8, 8))
     assert caught.value.reason == reason
-
-
-def test_against_the_library_of_the_format():
-    library = pytest.importorskip("pycocotools.mask", reason="only a reference; not needed to read annotations")
-    mask = np.random.default_rng(0).random((40, 30)) < 0.4
-    encoded = library.encode(np.asfortranarray(mask.astype(np.uint8)))
-    segmentation = {"counts": encoded["counts"].decode(), "size": [40, 30]}
-    assert (decode_segmentation(segmentation, (40, 30), (40, 30)) == mask).all()

@@ -153,6 +153,7 @@ def kill_and_finish(start, kill, when):
     return run
 
 
+@pytest.mark.long  # that a stopped run ends where an undisturbed one does is in test_train.py
 @pytest.mark.timeout(900)
 def test_killed_once_and_started_again(undisturbed, start):
     run = kill_and_finish(start, kill_launcher, [(17, 0.0)])
