@@ -17,7 +17,7 @@ from deepcoro.launch.paths import submitted_environment
 
 _STARTS = 3  # of a local Ray, which gives up after 30 s: a machine that is busy for a while is no reason to end
 _IDLE_SECONDS = 600  # that a process of a local Ray may wait for its next task
-_NICENESS = 5  # behind Ray's own processes, whose heartbeats must not be late, and before data tasks
+_NICENESS = 0  # of training workers; data tasks make themselves as nice as can be
 _OBJECT_STORE_BYTES = 2 * 2**30  # of a local Ray; what is decoded ahead waits there
 
 # Ray's own reporting, and Hugging Face's, stay off; Ray Train looks at its workers often enough that a report costs 0.1
@@ -62,8 +62,7 @@ def start_ray(num_cpus: int | None = None) -> None:
     # Ray ends a process that is idle for a second, where there are more of them than CPUs; the next data task then
     # waits some seconds for a new one, and the stream, whose order is kept, for that task.
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", str(_IDLE_SECONDS * 1000))
-    # Ray makes all its workers as nice as its data tasks make themselves: a training worker would wait for whatever
-    # else the machine does.
+    # Ray gives all its workers a niceness of 15: a training worker would wait for whatever else the machine does.
     os.environ.setdefault("RAY_worker_niceness", str(_NICENESS))
     options |= {"include_dashboard": False, "address": "local"}
     options |= {"object_store_memory": _OBJECT_STORE_BYTES, "num_cpus": num_cpus}
