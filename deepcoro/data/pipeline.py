@@ -27,7 +27,7 @@ from deepcoro.data.schema import Batch
 from deepcoro.data.tables import Units
 from deepcoro.data.text import ReportTokenizer
 
-_NICENESS = 19  # of data tasks, which run ahead: where a training worker wants the core, it goes first
+_NICENESS = 15  # of data tasks, which run ahead: where a training worker wants the core, it goes first
 _MOST_TASKS = 1000  # that Ray Data plans for one run; with 10,000 it took 26 s longer to start
 
 
@@ -133,7 +133,7 @@ class Breather:
     without a pause: beside a trainer slower than the data, a core was busy with that to two thirds.
     """
 
-    SECONDS = 0.03  # a block takes some 100 ms or more to decode
+    SECONDS = 0.01  # a block takes some 100 ms or more to decode
 
     def before_execution_starts(self, executor: Any) -> None:
         """Nothing to do."""

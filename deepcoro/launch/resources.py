@@ -17,7 +17,7 @@ from deepcoro.launch.paths import submitted_environment
 
 _STARTS = 3  # of a local Ray, which gives up after 30 s: a machine that is busy for a while is no reason to end
 _IDLE_SECONDS = 600  # that a process of a local Ray may wait for its next task
-_NICENESS = 0  # of training workers; data tasks make themselves as nice as can be
+_NICENESS = 5  # behind Ray's own processes, whose heartbeats must not be late, and before data tasks
 _OBJECT_STORE_BYTES = 2 * 2**30  # of a local Ray; what is decoded ahead waits there
 
 # Ray's own reporting, and Hugging Face's, stay off; Ray Train looks at its workers often enough that a report costs 0.1

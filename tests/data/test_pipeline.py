@@ -6,7 +6,7 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize(("niceness", "after"), [(0, "19"), (19, "19")])
+@pytest.mark.parametrize(("niceness", "after"), [(0, "15"), (19, "19")])
 def test_a_data_task_makes_itself_nice_and_never_less_so(niceness, after):
     code = (
         f"import os; os.nice({niceness}); from deepcoro.data.pipeline import _step_back; _step_back(); _step_back(); "
