@@ -159,3 +159,12 @@ def test_which_losses_are_used_follows_the_schedule():
 def test_micro_batch_size_by_hand():
     config = Config().override(["resources.num_workers=2", "training.accumulation_steps=4"])
     assert config.micro_batch_size == 4
+
+
+def test_micro_batches_are_decoded_together_while_they_are_small():
+    # 8 frames of 96x96: 74 kB; 16 of 224x224: 0.8 MB, of which 36 are 28 MB
+    clips = {(16, 8, 96): 4, (16, 16, 224): 2, (32, 16, 224): 1, (128, 16, 224): 1}
+    for (batch, frames, size), expected in clips.items():
+        config = Config(data={"num_frames": frames, "frame_size": size}, training={"batch_size": batch})
+        assert config.batches_per_block == expected
+    assert Config().override(["resources.batches_per_block=7"]).batches_per_block == 7

@@ -41,7 +41,7 @@ def stream_layout(config: Config, start: int) -> StreamLayout:
         training.batch_size,
         config.resources.num_workers,
         training.accumulation_steps,
-        config.resources.batches_per_block,
+        config.batches_per_block,
     )
 
 

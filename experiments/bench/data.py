@@ -4,7 +4,9 @@ python -m experiments.bench.data [--quick]
 
 Both read the same blocks of the stream by the same function, on all cores, while the same local Ray is live; they take
 turns, pair by pair. The consumer takes batches and does nothing else. Order is checked position by position. A run's
-clock starts after a warm-up of twice the work in flight, and stops before the stream runs dry.
+clock starts after a warm-up of twice the work in flight, and stops before the stream runs dry. Tasks that start
+together end together, so the clips come in waves of what is in flight: the clock runs over whole waves, since with a
+part of one it would measure where in a wave it was stopped.
 """
 
 from __future__ import annotations
@@ -39,12 +41,10 @@ BATCH = 16
 @click.command()
 @click.option("--quick", is_flag=True, help="Three pairs of fewer clips.")
 @click.option("--pairs", "num_pairs", default=5, show_default=True)
-@click.option("--batches-per-block", default=4, show_default=True)
+@click.option("--batches-per-block", default=None, type=int, help="Default: that of the config.")
 @click.option("--cpus-per-data-task", default=None, type=float, help="Default: that of the config.")
-def main(quick: bool, num_pairs: int, batches_per_block: int, cpus_per_data_task: float | None) -> None:
+def main(quick: bool, num_pairs: int, batches_per_block: int | None, cpus_per_data_task: float | None) -> None:
     """16 frames of 224x224 out of 32 of 256x256; the bar is 0.85 of the DataLoader."""
-    block = BATCH * batches_per_block
-    num_measured = block * -(-(256 if quick else 1024) // block)
     num_pairs = 3 if quick else num_pairs
     cores = os.cpu_count() or 1
     resources: dict[str, Any] = {"batches_per_block": batches_per_block}
@@ -57,7 +57,9 @@ def main(quick: bool, num_pairs: int, batches_per_block: int, cpus_per_data_task
             training={"batch_size": BATCH, "num_steps": 10**6},
             resources=resources,
         )
+        block = BATCH * config.batches_per_block
         in_flight = block * int(cores / config.resources.cpus_per_data_task)
+        num_measured = in_flight * -(-(256 if quick else 1536) // in_flight)
         num_clips = 2 * in_flight + num_measured + in_flight
         config = config.merge({"training": {"num_steps": num_clips // BATCH}, "optim": {"warmup_steps": 0}})
         units = PreparedDataset.open(config.data.path).units("train")
@@ -160,8 +162,8 @@ def through_loader(config: Config, units: Units, num_workers: int) -> Iterator[d
 
 def bytes_per_clip(config: Config, units: ray.ObjectRef[Units]) -> float:
     """Size of a few blocks where they lie in the object store, over their clips."""
-    per_block = config.micro_batch_size * config.resources.batches_per_block
-    few = config.merge({"training": {"num_steps": 4 * config.resources.batches_per_block}})
+    per_block = config.micro_batch_size * config.batches_per_block
+    few = config.merge({"training": {"num_steps": 4 * config.batches_per_block}})
     blocks = training_dataset(few, units, None, 0).materialize().to_arrow_refs()
     sizes = [place["object_size"] for place in ray.experimental.get_object_locations(blocks).values()]
     return sum(sizes) / (len(sizes) * per_block)
