@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOUNDATION = {"errors", "config", "config_seed", "reports"}
+FOUNDATION = {"errors", "config", "config_seed", "config_section", "reports"}
 WORKING = {"data", "models", "losses", "metrics"}
 
 # What each part may import besides itself.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from data_prep.closing import count_lines
 from data_prep.dicom.ingest import Summary, ingest
 
 TABLE = click.Path(dir_okay=False, exists=True, path_type=Path)
@@ -94,14 +95,8 @@ def _report(summary: Summary, seconds: float) -> str:
     counts = summary.description["counts"]
     lines = [
         f"found        {counts['found']:>8,} files, {summary.num_converted:,} of them read now ({seconds:.1f} s)",
-        f"ingested     {counts['ingested']:>8,} videos",
-        f"quarantined  {counts['quarantined']:>8,} files",
+        *count_lines(counts, "files"),
     ]
-    lines += [f"  {reason:<28}{number:>8,}" for reason, number in counts["reasons"].items()]
-    lines.append(f"{counts['patients']:,} patients, {counts['studies']:,} studies, {counts['reports']:,} with a report")
-    for split, parts in counts["splits"].items():
-        lines.append(f"  {split:<6}" + ", ".join(f"{number:,} {name}" for name, number in parts.items()))
-    lines.append("trees  " + (", ".join(f"{tree} {number:,}" for tree, number in counts["trees"].items()) or "none"))
     for table, number in summary.unmatched.items():
         if number:
             lines.append(f"{number:,} rows of --{table} belong to nothing that was ingested")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from data_prep.closing import count_lines
 from data_prep.predecessor.ingest import Summary, ingest
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -57,14 +58,8 @@ def _report(summary: Summary, seconds: float) -> str:
     counts = summary.description["counts"]
     lines = [
         f"found        {counts['found']:>8,} rows ({seconds:.1f} s)",
-        f"ingested     {counts['ingested']:>8,} videos",
-        f"quarantined  {counts['quarantined']:>8,} rows",
+        *count_lines(counts, "rows"),
     ]
-    lines += [f"  {reason:<28}{number:>8,}" for reason, number in counts["reasons"].items()]
-    lines.append(f"{counts['patients']:,} patients, {counts['studies']:,} studies, {counts['reports']:,} with a report")
-    for split, parts in counts["splits"].items():
-        lines.append(f"  {split:<6}" + ", ".join(f"{number:,} {name}" for name, number in parts.items()))
-    lines.append("trees  " + (", ".join(f"{tree} {number:,}" for tree, number in counts["trees"].items()) or "none"))
     lines += summary.notes
     lines.append(f"key      {summary.key_path} (keep it secret; it ties new studies to these ids)")
     lines.append(f"sources  {summary.sources_path} (which row is which; holds names, keep it with the key)")

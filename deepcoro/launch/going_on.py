@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from deepcoro.config import Config, LossWeights
+from deepcoro.config_section import flatten
 from deepcoro.data.tables import PreparedDataset
 from deepcoro.errors import ConfigError, DataError
 from deepcoro.training.checkpoint import read_manifest
@@ -32,7 +32,7 @@ def check_going_on(checkpoint: Path, config: Config, dataset: PreparedDataset) -
         )
     before = Config.load(checkpoint / "config.yaml")
     config = config.merge({"captioning": {"vocab_size": config.captioning.vocab_size or before.captioning.vocab_size}})
-    old, new = _flat(before.model_dump(mode="json")), _flat(config.model_dump(mode="json"))
+    old, new = (dict(flatten(c.model_dump(mode="json"))) for c in (before, config))
     changed = {key: f"  {key}: {old.get(key)} -> {new[key]}" for key in new if old.get(key) != new[key]}
     bound = [text for key, text in changed.items() if not _is_free(key)]
     for name in LossWeights.model_fields:  # a loss that comes or goes brings or takes parameters
@@ -64,10 +64,3 @@ def _use(config: Config, loss: str) -> str:
 
 def _is_free(key: str) -> bool:
     return key not in _BOUND and any(key == free or key.startswith(f"{free}.") for free in _FREE)
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat

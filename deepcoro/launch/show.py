@@ -17,6 +17,7 @@ import yaml
 from pyarrow import fs
 
 from deepcoro.config import Config
+from deepcoro.config_section import flatten
 from deepcoro.data.schema import SPLITS
 from deepcoro.data.tables import PreparedDataset
 from deepcoro.errors import UserError
@@ -58,8 +59,8 @@ def show_config(config: Config) -> str:
 
 def differences(config: Config) -> list[str]:
     """Lines ``section.field: value (default)``, of the fields that are not at their default."""
-    defaults = dict(_flat(Config().model_dump(mode="json")))
-    changed = [(k, v) for k, v in _flat(config.model_dump(mode="json")) if v != defaults.get(k)]
+    defaults = dict(flatten(Config().model_dump(mode="json")))
+    changed = [(k, v) for k, v in flatten(config.model_dump(mode="json")) if v != defaults.get(k)]
     width = max((len(key) for key, _ in changed), default=0)
     return [f"{key.ljust(width)}  {_text(value)}  ({_text(defaults.get(key))})" for key, value in changed]
 
@@ -101,7 +102,7 @@ def show_dataset(path: str) -> str:
     """
     dataset = PreparedDataset.open(path)
     card = {key: value for key, value in dataset.card.items() if key != "counts"}  # the tables say those themselves
-    facts = [[key, _text(value)] for key, value in _flat(card)]
+    facts = [[key, _text(value)] for key, value in flatten(card)]
     shapes = [["", "smallest", "median", "largest"]]
     for name in ("num_frames", "fps", "height", "width"):
         values = dataset.videos[name].to_numpy()
@@ -217,14 +218,6 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
     if path.exists():
         with path.open() as stream:
             yield from (json.loads(row) for row in stream if row.startswith("{") and row.endswith("}\n"))
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _text(value: Any) -> str:

@@ -30,6 +30,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import custom_scalars
 
 from deepcoro.config import Config, LossWeights
+from deepcoro.config_section import flatten
 from deepcoro.training.pictures import Pictures
 
 _LAYOUT = {  # tab "Custom Scalars": curves that are read against each other, in one chart; tags are regular expressions
@@ -245,16 +246,11 @@ def _escape(text: str) -> str:
 
 def _flat(config: Config) -> dict[str, float | str]:
     """Fields by dotted path, in the types of the HParams tab: numbers stay, the rest is text as in YAML."""
-
-    def walk(values: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, float | str]]:
-        for key, value in values.items():
-            if isinstance(value, dict):
-                yield from walk(value, f"{prefix}{key}.")
-            else:
-                is_number = isinstance(value, int | float) and not isinstance(value, bool)
-                yield prefix + key, value if is_number or isinstance(value, str) else json.dumps(value)
-
-    return {key: value for key, value in walk(config.model_dump(mode="json"), "") if key not in _PLACES}
+    fields = {key: value for key, value in flatten(config.model_dump(mode="json")) if key not in _PLACES}
+    return {
+        key: value if isinstance(value, int | float | str) and not isinstance(value, bool) else json.dumps(value)
+        for key, value in fields.items()
+    }
 
 
 def _event(step: int, summary: Summary) -> Event:
