@@ -56,6 +56,12 @@ class Place:
     segment: str | None = None
 
     @property
+    def is_branch(self) -> bool:
+        """A segment that leaves the vessel, such as D1 the LAD."""
+        own = VESSEL_SEGMENTS[self.vessel][: len(POSITIONS)] if self.vessel is not None else ()
+        return self.vessel is not None and self.segment is not None and self.segment not in own
+
+    @property
     def segments(self) -> tuple[str, ...]:
         """The segments that a statement of the whole place is about: of a vessel its own, and not its branches, since
         "normal LAD, D1 80%" is no contradiction."""
@@ -126,7 +132,9 @@ def tokens_of(sentence: str, synonyms: Synonyms) -> list[Token]:
             section, key = synonyms.meanings[" ".join(re.sub(r"[-']", " ", match[0]).split())]
             tokens.append(Token(section, key, match[0]))
         elif match := _OTHER.match(sentence, at):
-            if match[0] == ",":
+            # "no thrombus - occluded", "(no thrombus) calcified": neither a dash nor a bracket carries a negation on.
+            ends = match[0] == ")" or (match[0] == "-" and sentence[at - 1 : match.end() + 1] == " - ")
+            if match[0] == "," or (ends and any(token.kind == "negation" for token in tokens)):
                 tokens.append(Token("comma", "", ","))
             elif match[0] == ":" and tokens and tokens[-1].kind in PLACES:
                 tokens.append(Token("colon", "", ":"))
@@ -194,7 +202,8 @@ def read_clause(tokens: list[Token], synonyms: Synonyms, negated: bool = False) 
 def _beside(before: list[Token]) -> bool:
     """Whether the words that lead up to a branch may mean its level in the vessel and not the branch itself."""
     start = next((at for at in range(len(before), 0, -1) if before[at - 1].kind != "ignore"), 0)
-    return start > 0 and any(token.text in BESIDE for token in before[start:])
+    # At the start "a" is the article: "a D1 stenosis".
+    return any(token.text in BESIDE and (start > 0 or token.text != "a") for token in before[start:])
 
 
 def _one(values: list[str], why: str) -> str | None:

@@ -142,12 +142,20 @@ class _Reader:
             if all(clause.only_place for clause in clauses):
                 self.heading = only_place(clauses)
             else:
-                self._add(with_places(clauses, self.heading))
+                placed = with_places(clauses, self.heading)
+                self._add(placed)
+                self._end_heading(placed)
             self.num_read += 1
         except NotRead as problem:
             # A sentence that is not understood may have named another vessel: what follows has to name its own.
             self.heading = None
             self.unread += [Unread(phrase, problem.why) for phrase in problem.phrases or (sentence,)]
+
+    def _end_heading(self, placed: list[tuple[Place | None, Clause]]) -> None:
+        """A heading ends where another place is named; "LAD:" does not end at its own segments and branches."""
+        named = {place.vessel for place, clause in placed if clause.has_place and place is not None}
+        if named and self.heading is not None and (self.heading.segment is not None or named != {self.heading.vessel}):
+            self.heading = None
 
     def _add(self, placed: list[tuple[Place | None, Clause]]) -> None:
         """Take what a sentence says, if it fits what was said before."""

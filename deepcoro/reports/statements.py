@@ -65,22 +65,34 @@ def with_places(clauses: list[Clause], heading: Place | None) -> list[tuple[Plac
     waiting: list[Clause] = []  # clauses before the first place
     silent: list[Place] = []  # "LAD and LCX are normal": the LAD stands alone in its clause
     placed: list[tuple[Place | None, Clause]] = []
-    for clause in clauses:
-        if clause.position is not None and not clause.has_place and before is None:
-            raise NotRead("a position without a vessel")
+    for at, clause in enumerate(clauses):
+        if clause.position is not None and not clause.has_place:
+            if before is None:
+                raise NotRead("a position without a vessel")
+            if before.is_branch:
+                if at == 0 or not clauses[at - 1].has_content:
+                    clause.position = None  # "D1: ostial 90%" is of D1
+                elif not any(earlier.vessel == before.vessel for earlier in clauses[:at]):
+                    raise NotRead("in a branch, or in the vessel it leaves?")
+            elif silent and silent[-1].segment is None:
+                silent.pop()  # "LAD, mid 80%"
+        context = before or heading
+        if clause.segment == "posterolateral" and context is not None and context.vessel == "lcx":
+            raise NotRead("a posterolateral branch of the LCX, or of the RCA?")
         before = clause.place(before)
         if clause.dominant:
             if before is None or before.segment is not None or before.vessel not in _DOMINANT:
                 raise NotRead("dominant, and not of the RCA or the LCX")
             clause.dominance = _DOMINANT[before.vessel]
+        names = clause.has_place or clause.position is not None
         if not clause.has_content:
-            if clause.has_place and before is not None and clause.dominance is None and (silent or not clause.heading):
+            if names and before is not None and clause.dominance is None and (silent or not clause.heading):
                 silent.append(before)
             placed.append((before, clause))
         elif before is None:
             waiting.append(clause)
         else:
-            alone = silent if clause.has_place else silent[:-1]  # "RCA, thrombus": the last is where the clause belongs
+            alone = silent if names else silent[:-1]  # "RCA, thrombus": the last is where the clause belongs
             if alone and (clause.said is None or clause.facts or clause.missing):
                 raise NotRead("a vessel, and nothing said of it")
             placed += [(place, clause) for place in alone]

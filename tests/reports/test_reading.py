@@ -66,6 +66,12 @@ SENTENCES = [
      [Finding("prox_lad", stenosis=90), Finding("mid_lcx", stenosis=80), occluded("mid_rca")]),
     ("There is a D1 stenosis of 60%", [Finding("d1", stenosis=60)]),
     ("Il n'y a pas de sténose de la deuxième marginale", [Finding("om2", stenosis=0)]),
+    ("D1: ostial 90% stenosis.", [Finding("d1", stenosis=90)]),
+    ("OM1: 70% proximal stenosis.", [Finding("om1", stenosis=70)]),
+    ("Première diagonale : sténose ostiale 70%", [Finding("d1", stenosis=70)]),
+    ("LAD, proximal, 80%", [Finding("prox_lad", stenosis=80)]),
+    ("RCA: mid 80%, posterolateral 70%", [Finding("mid_rca", stenosis=80), Finding("posterolateral", stenosis=70)]),
+    ("LAD:\n- D1 80%\n- mid 70%", [Finding("mid_lad", stenosis=70), Finding("d1", stenosis=80)]),
 ]  # fmt: skip
 
 
@@ -277,3 +283,42 @@ def test_a_users_assumptions_are_counted(tmp_path):
     read = read_report("RCA CTO. Severe stenosis of the mid LAD.", load_synonyms(path))
     assert read.findings == (Finding("mid_lad", stenosis=80), cto("mid_rca"))
     assert (read.complete, read.num_assumed) == (True, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "true"),
+    [
+        (
+            "Left main is short. The mid LAD has an 80% stenosis. TIMI 2 flow. There is thrombus.",
+            [Finding("mid_lad", stenosis=80, timi=2, thrombus=True)],
+        ),
+        (
+            "The LAD is a large vessel. The LCx has an 80% mid stenosis. Distal 50% stenosis.",
+            [Finding("mid_lcx", stenosis=80), Finding("dist_lcx", stenosis=50)],
+        ),
+        (
+            "RCA:\n- proximal 40%\nLCX: mid 80%\n- distal occlusion",
+            [Finding("prox_rca", stenosis=40), Finding("mid_lcx", stenosis=80), occluded("dist_lcx")],
+        ),
+        ("LAD: proximal and mid 80% stenosis.", [Finding("prox_lad", stenosis=80), Finding("mid_lad", stenosis=80)]),
+        (
+            "CD : proximale, moyenne et distale 70%.",
+            [Finding("prox_rca", stenosis=70), Finding("mid_rca", stenosis=70), Finding("dist_rca", stenosis=70)],
+        ),
+        ("Proximal RCA - no calcification - total occlusion.", [occluded("prox_rca", calcification="none")]),
+        ("Mid LAD - 80% stenosis - no thrombus - calcified.", [Finding("mid_lad", stenosis=80)]),
+        ("Mid LAD – no stenosis – stent patent.", [Finding("mid_lad", stenosis=0, stent=True)]),
+        ("LCX: posterolateral branch 70% stenosis.", [Finding("lvp", stenosis=70)]),
+        ("Circonflexe : postérolatérale 80%.", [Finding("lvp", stenosis=80)]),
+        ("IVA : au niveau de D1, sténose 80%.", []),
+        ("LAD: at D1 80% stenosis.", []),
+        ("OM1 90%, distal 60%", [Finding("om1", stenosis=90)]),
+    ],
+)
+def test_a_place_that_is_not_certain_is_unread_and_never_another(text, true):
+    read = read_report(text)
+    assert read.unread
+    known = {finding.segment: finding.to_dict() for finding in true}
+    for finding in read.findings:  # what is read of the other sentences may say less than the truth, and nothing else
+        said = {key: value for key, value in finding.to_dict().items() if value not in (None, False, "none")}
+        assert said.items() <= known[finding.segment].items()
