@@ -52,13 +52,17 @@ _MONTHS = (
     r"|juil(?:let)?|aug(?:ust)?|ao[uû]t|sep(?:t(?:ember|embre)?)?|oct(?:ober|obre)?|nov(?:ember|embre)?"
     r"|d[ée]c(?:ember|embre)?)\b"
 )
+_MONTH_AND_FIGURE = _MONTHS.removesuffix(r"\b") + r"\.?"  # "09MAR2021": a figure may follow at once
 _DAY = r"(?:0?[1-9]|[12]\d|3[01])"
+_NO_MEASURE = r"(?![\w%]|[.,]\d|\s*(?:mm|atm)\b)"
 _ALONE = r"(?<![\w.,/%-])"  # before a number that is no part of another
 _DATES = (
     rf"{_ALONE}\d{{4}}([-/.])\d{{1,2}}\1\d{{1,2}}(?:T\d\d:?\d\d(?::?\d\d)?)?(?![\w%])",
     rf"{_ALONE}{_DAY}([-/.]){_DAY}\1(?:\d{{4}}|\d{{2}})(?![\w%]|[-/.,]\d|\s*(?:atm|bar|mm)\b)",
     r"(?<!\d)(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?!\d)",
     rf"\b\d{{1,2}}(?:st|nd|rd|th|er|e)?[\s-]+(?:of\s+)?{_MONTHS}(?:\.?,?[\s-]+(?:\d{{4}}|'?\d{{2}})\b(?!\s*(?:%|mm)))?",
+    rf"(?<![\w.,%-]){_DAY}[ .-]?{_MONTH_AND_FIGURE}[ .-]?(?:19|20)?\d\d{_NO_MEASURE}",
+    rf"(?<![\w.,%-])(?:19|20)\d\d[./-]?{_MONTH_AND_FIGURE}[./-]?{_DAY}{_NO_MEASURE}",
     rf"\b{_MONTHS}\.?\s+\d{{1,2}}(?:st|nd|rd|th)?,?\s+\d{{4}}\b",
     rf"\b(?!(?-i:OCT)){_MONTHS}\.?\s+\d{{1,2}}(?:st|nd|rd|th)?\b(?!\s*(?:%|mm|x\b)|[.,]\d)",  # OCT is an imaging method
     rf"\b{_MONTHS}\.?,?\s+(?:19|20)\d\d\b",
@@ -128,7 +132,7 @@ def deidentify(text: str, known: Mapping[str, Iterable[str]] | None = None) -> t
         The text, and how many replacements were made of each kind of ``PLACEHOLDERS``.
     """
     text = unicodedata.normalize("NFC", text)
-    known = known or {}
+    known = {kind: [unicodedata.normalize("NFC", v) for v in values] for kind, values in (known or {}).items()}
     counts: Counter[str] = Counter()
     text = _replace(text, "email", _EMAIL, counts)
     for value in sorted({value for value in known.get("id", ()) if value}, key=len, reverse=True):

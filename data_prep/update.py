@@ -42,6 +42,18 @@ def changing(dataset: str) -> Iterator[Path]:
     folder = Path(dataset)
     if not (folder / "dataset.json").is_file() and not (folder / _NEXT / "dataset.json").is_file():
         raise DataError(f"{folder} holds no dataset.json: it is no finished prepared dataset")
+    with held(folder):
+        _finish(folder)
+        yield folder
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keeps everyone else from changing the tables in ``folder``.
+
+    Raises:
+        DataError: another process is changing them, or the folder cannot be written to.
+    """
     lock = FileLock(folder / _LOCK, timeout=0)
     try:
         lock.acquire()
@@ -50,8 +62,7 @@ def changing(dataset: str) -> Iterator[Path]:
     except OSError as error:
         raise DataError(f"{folder}: cannot be written to ({error.strerror or error})") from error
     try:
-        _finish(folder)
-        yield folder
+        yield
     finally:
         lock.release()
 

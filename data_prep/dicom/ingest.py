@@ -32,6 +32,7 @@ from data_prep.dicom.place import SCRATCH, Place
 from data_prep.dicom.quarantine import Unusable
 from data_prep.dicom.tables import SideTables, read_side_tables
 from data_prep.dicom.workers import Work, convert_all
+from data_prep.update import held
 from deepcoro.errors import DataError
 
 CONVERSION = 2  # raise it when conversion makes something else of the same file: then every file is read anew
@@ -109,7 +110,7 @@ def ingest(
     found = discover(source)
     if not found:
         raise DataError(f"{source}: there is no file in this folder")
-    key = load_or_create_key(key_path, keep_ids)
+    key = _key(key_path, keep_ids, target)
     side = read_side_tables(key, reports, videos, splits)
     wanted = None if modalities is None else frozenset(code.upper() for code in modalities)
     rules = Rules(Path(), Path(), key, wanted, max_side, keep_burned_in)
@@ -126,32 +127,33 @@ def ingest(
         files, records, num_converted = _settled_records(
             found, journal, Work(source, rules, target), drop_missing, num_cpus, progress
         )
-        tables = build_tables(records, side, key, val_fraction, test_fraction)
-        before = _in_place(target, "videos", ("uri", "attributes", *ADDED))
-        carry_over(tables.videos, {row["video_id"]: row for row in before})
-        if len(tables.videos) + len(tables.quarantine) != len(files):
-            raise RuntimeError(
-                f"{len(files)} files were found, {len(tables.videos)} + {len(tables.quarantine)} recorded"
-            )
-        _check_against(target, tables, resplit)
-        card = {
-            "format": 1,
-            "made_by": "data_prep dicom",
-            "version": deepcoro.__version__,
-            "key": key.fingerprint,
-            "how": how | {"keep_ids": keep_ids, "val_fraction": val_fraction, "test_fraction": test_fraction},
-        }
-        try:
-            description = _put_in_place(target, tables, card)
-        except OSError as error:
-            raise DataError(
-                f"{target}: the tables cannot be written there ({error.strerror or error}); make room, or make it "
-                "writable, and run again: no file has to be read again"
-            ) from error
-        sources_path = key_path.with_name(f"{name}.sources.csv")
-        _write_sources(sources_path, files, records)
-        journal.keep(files)
-        _tidy(target, tables)
+        with _tables_held(target):
+            tables = build_tables(records, side, key, val_fraction, test_fraction)
+            before = _in_place(target, "videos", ("uri", "attributes", *ADDED))
+            carry_over(tables.videos, {row["video_id"]: row for row in before})
+            if len(tables.videos) + len(tables.quarantine) != len(files):
+                raise RuntimeError(
+                    f"{len(files)} files were found, {len(tables.videos)} + {len(tables.quarantine)} recorded"
+                )
+            _check_against(target, tables, resplit)
+            card = {
+                "format": 1,
+                "made_by": "data_prep dicom",
+                "version": deepcoro.__version__,
+                "key": key.fingerprint,
+                "how": how | {"keep_ids": keep_ids, "val_fraction": val_fraction, "test_fraction": test_fraction},
+            }
+            try:
+                description = _put_in_place(target, tables, card)
+            except OSError as error:
+                raise DataError(
+                    f"{target}: the tables cannot be written there ({error.strerror or error}); make room, or make it "
+                    "writable, and run again: no file has to be read again"
+                ) from error
+            sources_path = key_path.with_name(f"{name}.sources.csv")
+            _write_sources(sources_path, files, records)
+            journal.keep(files)
+            _tidy(target, tables)
     unnamed = {r["video"]["study_id"] for r in records if "video" in r and not r["study"]["named"]}
     num_gone = len(set(files) - set(found))
     return Summary(
@@ -184,6 +186,19 @@ def _check_places(source: Place, target: Place, key_path: Path) -> None:
         raise DataError(f"{key_path}: the key must lie outside the input, where it would count as a file to read")
 
 
+def _key(path: Path, keep_ids: bool, target: Place) -> Key:
+    """The key of this dataset, or of one that is to be. Another one would give every study another id and split."""
+    made_with = json.loads(target.read(CARD)).get("key") if target.exists(CARD) else None
+    if made_with is None or path.exists():
+        key = load_or_create_key(path, keep_ids)
+        if made_with in (None, key.fingerprint):
+            return key
+    raise DataError(
+        f"{target} was made with another key than {path}, or other --keep-ids, and its studies would get other ids and "
+        "splits; name its key with --key, or another --output"
+    )
+
+
 @contextmanager
 def _journal(folder: Path, source: Place, target: Place, key: Key, how: Record) -> Iterator[Journal]:
     """The journal of this dataset, held by this process alone."""
@@ -202,6 +217,17 @@ def _journal(folder: Path, source: Place, target: Place, key: Key, how: Record) 
         raise DataError(f"{target}: another ingest is at work there; wait for it, or end it") from None
 
 
+@contextmanager
+def _tables_held(target: Place) -> Iterator[None]:
+    """Keeps out those who change tables in a local folder, such as ``data_prep annotations``."""
+    if target.local is None:  # nobody else changes tables there
+        yield
+        return
+    target.local.mkdir(parents=True, exist_ok=True)
+    with held(target.local):
+        yield
+
+
 def _settled_records(
     found: list[Found],
     journal: Journal,
@@ -218,7 +244,12 @@ def _settled_records(
     here = {file.path for file in found}
     gone = [] if drop_missing else [file for file in journal.files() if file.path not in here]
     files = sorted(found + gone)
-    records = {file.path: record for file in files if (record := journal.record_of(file)) is not None}
+    records = {
+        file.path: record
+        for file in files
+        if (record := journal.record_of(file)) is not None
+        and not (file.path in here and record.get("reason") == "unreadable")  # the share may be back, the right given
+    }
     in_place = work.target.names("videos")
     patients = {row["study_id"]: row["patient_id"] for row in _in_place(work.target, "studies", ("patient_id",))}
     num_converted = 0

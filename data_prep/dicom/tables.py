@@ -77,8 +77,8 @@ def read_side_tables(key: Key, reports: Path | None, videos: Path | None, splits
             if study["report"] is not None:
                 study["report"], replaced = deidentify(study["report"], known_values(row))
                 tables.replaced += replaced
-            if study["patient_id"] is not None:
-                study["patient_id"] = key.id_of("patient", study["patient_id"])
+            patient = (study["patient_id"] or "").strip()  # as the files' own ids are
+            study["patient_id"] = key.id_of("patient", patient) if patient else None
             tables.studies[key.id_of("study", row["study_id"])] = study
         _check_types(tables.studies.values(), STUDY_COLUMNS, STUDIES_SCHEMA, reports)
         if tables.replaced:

@@ -181,3 +181,19 @@ def test_a_cleaned_text_has_nothing_left_to_clean(sentences, date, name):
     known = {"name": [name], "date": [date.isoformat()]}
     once, _ = deidentify(f"{sentences} Dr {name}, {date:%d %B %Y}, MRN 123456, 514-555-0134.", known)
     assert deidentify(once, known) == (once, {})
+
+
+def test_known_names_are_found_however_their_accents_are_encoded():
+    name = unicodedata.normalize("NFD", "Côté^Hélène")
+    text, counts = deidentify("Coronarographie de Côté, Hélène: TC normal.", {"name": [name]})
+    assert "Côté" not in text and "Hélène" not in text and counts["name"]
+
+
+@pytest.mark.parametrize("date", ["09MAR2021", "9Mar21", "09 mars2021", "2021MAR09", "2021-Mar-09", "9-févr.-2021"])
+def test_dates_with_the_name_of_a_month_need_no_blanks(date):
+    assert deidentify(f"Angiogram of {date}: mid LAD 80%.")[0] == "Angiogram of [DATE]: mid LAD 80%."
+
+
+@pytest.mark.parametrize("text", ["Segment 3 may be 20 mm long.", "OCT 20 mm runs.", "Stent of 3 x 18 mm at 12 atm."])
+def test_figures_around_the_name_of_a_month_are_no_date(text):
+    assert deidentify(text)[0] == text

@@ -115,7 +115,7 @@ def test_the_dataset_names_nobody(tmp_path: Path) -> None:
     words -= {"coronary", "for", "general"}
     everything = [(str(path.relative_to(output)), path.read_bytes()) for path in output.rglob("*") if path.is_file()]
     everything += [(name, json.dumps(rows(output, name)).encode()) for name in ("studies", "videos", "quarantine")]
-    assert len(everything) == 5 + 3
+    assert len(everything) == 6 + 3  # three tables, the card, the lock, a video
     for name, content in everything:
         for word in words:
             assert word.encode() not in content.lower(), (name, word)
@@ -166,7 +166,7 @@ def test_research_ids_can_be_kept(tmp_path: Path) -> None:
     key = load_or_create_key(tmp_path / "out.key")
     assert {row["patient_id"] for row in rows(tmp_path / "out", "studies")} == {"P7", key.id_of("patient", "no/name")}
     assert {row["video_id"] for row in rows(tmp_path / "out", "videos")} == {"1.1.1", "1.2.1"}
-    with pytest.raises(DataError, match="made with the key"):
+    with pytest.raises(DataError, match="made with another key than .*keep-ids"):
         ingest(source, tmp_path / "out")
 
 
@@ -198,6 +198,28 @@ def test_split_fractions_hold_over_many_patients() -> None:
     splits = [key.split_of(f"{patient}", 0.1, 0.2) for patient in range(20_000)]
     assert splits.count("val") / 20_000 == pytest.approx(0.1, abs=0.01)
     assert splits.count("test") / 20_000 == pytest.approx(0.2, abs=0.01)
+
+
+def test_another_key_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    source, output = patients(tmp_path / "in", 2), tmp_path / "out"
+    ingest(source, output, key_path=tmp_path / "safe" / "site.key")
+    before = rows(output, "studies")
+    with pytest.raises(DataError, match="made with another key than .*out.key.*--key"):
+        ingest(source, output)
+    assert not (tmp_path / "out.key").exists()
+    load_or_create_key(tmp_path / "other.key")
+    with pytest.raises(DataError, match="made with another key"):
+        ingest(source, output, key_path=tmp_path / "other.key")
+    assert rows(output, "studies") == before
+    assert ingest(source, output, key_path=tmp_path / "safe" / "site.key").num_converted == 0
+
+
+def test_blanks_around_a_patients_id_make_no_other_patient(tmp_path: Path) -> None:
+    source = patients(tmp_path / "in", 1)
+    (tmp_path / "reports.csv").write_text("study_id,patient_id\n1.2.3.0.0, P0 \n1.2.3.0.1,  \n")
+    ingest(source, tmp_path / "out", reports=tmp_path / "reports.csv")
+    key = load_or_create_key(tmp_path / "out.key")
+    assert [row["patient_id"] for row in rows(tmp_path / "out", "studies")] == [key.id_of("patient", "P0")] * 2
 
 
 def test_side_tables_are_joined(tmp_path: Path) -> None:

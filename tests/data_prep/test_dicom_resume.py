@@ -220,6 +220,34 @@ def test_two_ingests_of_one_dataset_at_once(tmp_path: Path) -> None:
         ingest(source, output)
 
 
+def test_tables_that_another_command_is_changing_are_left_to_it(tmp_path: Path) -> None:
+    source, output = patients(tmp_path / "in", 1), tmp_path / "out"
+    ingest(source, output)
+    before = content(output)
+    cine(source / "new.dcm", "N", "1.9", "1.9.1")
+    with changing(str(output)), pytest.raises(DataError, match="being changed by another process"):
+        ingest(source, output)
+    assert content(output)["card"] == before["card"]
+    summary = ingest(source, output)
+    assert summary.num_converted == 0  # it was read while the tables were held
+    assert summary.description["counts"]["ingested"] == 3
+
+
+def test_what_the_file_system_refused_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, output = patients(tmp_path / "in", 1), tmp_path / "out"
+
+    def refused(paths: list[bytes], work: Any, *rest: Any) -> Iterator[list[tuple[bytes, dict[str, Any]]]]:
+        source_ids = [work.rules.key.id_of("source", path) for path in paths]
+        records = [{"source": name, "reason": "unreadable", "detail": "an I/O error"} for name in source_ids]
+        yield list(zip(paths, records, strict=True))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(workers, "_stream", refused)
+        assert by_reason(ingest(source, output)) == {"unreadable": 2}
+    summary = ingest(source, output)
+    assert (summary.num_converted, by_reason(summary)) == (2, {})
+
+
 def test_any_file_system_will_do(tmp_path: Path) -> None:
     source = archive(tmp_path / "in")
     here = fs.LocalFileSystem()
