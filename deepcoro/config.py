@@ -337,11 +337,8 @@ class Config(Section):
 
     @property
     def batches_per_block(self) -> int:
-        """Micro-batches that are decoded as one task: few make gaps between tasks, many make blocks that cost memory.
-
-        From 32 MB on the C library takes each block anew from the kernel, page by page: with blocks of 51 MB, decoding
-        ran a fifth slower than with blocks of 26.
-        """
+        """Micro-batches that are decoded as one task. Few make gaps between tasks; and blocks from 32 MB on are taken
+        anew from the kernel each time, page by page: decoding ran a fifth slower with 51 MB than with 26."""
         if self.resources.batches_per_block is not None:
             return self.resources.batches_per_block
         data = self.data
