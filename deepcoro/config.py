@@ -13,17 +13,17 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 from pydantic import Field, model_validator
 
+from deepcoro.config_encoder import (
+    DEFAULT_TUBELET,
+    StudyPoolingConfig,
+    TextEncoderConfig,
+    VideoEncoderConfig,
+    forget_architecture,
+)
 from deepcoro.config_section import Section, overlay, set_at
 from deepcoro.config_seed import SEED_KEYS, from_seed_keys
 from deepcoro.errors import ConfigError
 
-PUBMEDBERT = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract-fulltext"
-BERT = "google-bert/bert-base-uncased"
-ENCODER_SIZES: dict[str, dict[str, int]] = {
-    "tiny": {"width": 192, "depth": 6, "num_heads": 3},
-    "small": {"width": 384, "depth": 12, "num_heads": 6},
-    "base": {"width": 768, "depth": 12, "num_heads": 12},
-}
 _BATCHES_PER_BLOCK, _BLOCK_BYTES = 4, 28 * 2**20
 
 Positive = Annotated[int, Field(gt=0)]
@@ -31,6 +31,7 @@ Rate = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Kept = Annotated[float, Field(gt=0, le=1)]
+Level = Literal["clip", "study"]
 
 
 class DataConfig(Section):
@@ -38,7 +39,7 @@ class DataConfig(Section):
 
     path: str = "data/prepared"  # a prepared dataset: folder or URI
     unit: Literal["video", "study"] = "video"  # what the order permutes
-    num_videos: Positive = 1  # views drawn from a study; 1 where the unit is a video
+    num_videos: Positive = 1  # clips drawn from a study in training (all in evaluation); 1 where the unit is a video
     filter: str | None = None  # expression over the columns of both tables, such as "acquisition == 'diagnostic'"
     num_frames: Positive = 16
     frame_size: Positive = 224  # pixels, height and width
@@ -59,49 +60,11 @@ class DataConfig(Section):
         return self
 
 
-class VideoEncoderConfig(Section):
-    """The shared encoder. ``width``, ``depth`` and ``num_heads`` follow ``size`` unless they are given."""
-
-    name: str = "tubelet"  # a key of models.video_encoder.ENCODERS, or module:Name
-    size: Literal["tiny", "small", "base"] = "base"
-    width: Positive | None = None
-    depth: Positive | None = None
-    num_heads: Positive | None = None
-    tubelet: tuple[Positive, Positive, Positive] = (2, 16, 16)  # frames, pixels, pixels
-    drop_path: Share = 0.0
-    patch_norm: bool = True  # normalise the pixels of each tubelet before they are embedded
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_size(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        given = {key: value for key, value in values.items() if value is not None}
-        return ENCODER_SIZES.get(values.get("size", "base"), {}) | given
-
-    @model_validator(mode="after")
-    def _check(self) -> VideoEncoderConfig:
-        if self.width is not None and self.num_heads is not None and self.width % self.num_heads:
-            raise ValueError(f"video_encoder.width {self.width} is not divisible by num_heads {self.num_heads}")
-        return self
-
-
-class TextEncoderConfig(Section):
-    """Any Hugging Face text encoder, by hub name or by folder."""
-
-    name: str | None = None  # None: as use_biomed_tokenizer says
-    use_biomed_tokenizer: bool = True  # PubMedBERT and its tokenizer; else BERT and its own
-
-    @property
-    def source(self) -> str:
-        """What ``from_pretrained`` is called with."""
-        return self.name or (PUBMEDBERT if self.use_biomed_tokenizer else BERT)
-
-
 class ContrastiveConfig(Section):
     """Video <-> report alignment."""
 
     loss_type: Literal["sigmoid", "softmax"] = "sigmoid"
+    level: Level | None = None  # what a text is paired with; None: the clip or the study, as data.unit says
     embedding_dim: Positive = 512
     logit_scale: Annotated[float, Field(gt=0)] = 10.0  # its start value
     logit_bias: float = -10.0  # its start value; a batch of B wants about -log(B - 1)
@@ -110,6 +73,7 @@ class ContrastiveConfig(Section):
 class CaptioningConfig(Section):
     """The report decoder, and how it writes."""
 
+    level: Level | None = None  # what a text is written about; None: the clip or the study, as data.unit says
     vocab_size: Positive | None = None  # None: the tokenizer's; any other value is an error
     hidden_size: Positive = 512
     num_layers: Positive = 6
@@ -246,7 +210,7 @@ class ResourcesConfig(Section):
 class EvaluationConfig(Section):
     """How a trained model is measured."""
 
-    batch_size: Positive = 32
+    batch_size: Positive = 32  # clips
     num_resamples: Positive = 1000  # of the bootstrap over patients
     max_units: Positive | None = None  # evaluate at most this many during training; None: all
     asynchronous: bool = False  # during training: in a task of its own beside the workers, which train on
@@ -261,6 +225,7 @@ class Config(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     data: DataConfig = DataConfig()
     video_encoder: VideoEncoderConfig = VideoEncoderConfig()
+    study_pooling: StudyPoolingConfig = StudyPoolingConfig()
     text_encoder: TextEncoderConfig = TextEncoderConfig()
     contrastive: ContrastiveConfig = ContrastiveConfig()
     captioning: CaptioningConfig = CaptioningConfig()
@@ -273,13 +238,9 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Config:
-        t, h, w = self.video_encoder.tubelet
-        frames, size = self.data.num_frames, self.data.frame_size
-        if frames % t or size % h or size % w:
-            raise ValueError(
-                f"a clip of {frames} frames of {size}x{size} does not divide into tubelets of {t}x{h}x{w}; "
-                "change data.num_frames, data.frame_size or video_encoder.tubelet"
-            )
+        if self.video_encoder.tubelet is not None:
+            self._check_tokens()
+        self._check_levels()
         parts = self.resources.num_workers * self.training.accumulation_steps
         if self.training.batch_size % parts:
             raise ValueError(
@@ -296,6 +257,16 @@ class Config(Section):
                 f"data.max_text_length {self.data.max_text_length} is more than captioning.max_position_embeddings "
                 f"{self.captioning.max_position_embeddings}"
             )
+        return self
+
+    def _check_tokens(self) -> None:
+        t, h, w = self.tubelet
+        frames, size = self.data.num_frames, self.data.frame_size
+        if frames % t or size % h or size % w:
+            raise ValueError(
+                f"a clip of {frames} frames of {size}x{size} does not divide into tubelets of {t}x{h}x{w}; "
+                "change data.num_frames, data.frame_size or video_encoder.tubelet"
+            )
         if self.num_tokens > 2**16:
             raise ValueError(f"a clip of {self.grid} tokens has more than 65536; use larger tubelets or smaller clips")
         visible = self.num_visible
@@ -304,12 +275,44 @@ class Config(Section):
                 f"masked_modeling.mask_ratio {self.masked_modeling.mask_ratio} of {self.num_tokens} tokens "
                 f"({self.masked_modeling.strategy}) leaves {visible} to see; it must hide some and show some"
             )
-        return self
+
+    def _check_levels(self) -> None:
+        for name in ("contrastive", "captioning"):
+            if self.data.unit == "video" and getattr(self, name).level == "study":
+                raise ValueError(f"{name}.level=study needs data.unit=study: a video by itself is no study")
+        pooling, width = self.study_pooling, self.video_encoder.width
+        if self.pools_studies and pooling.kind == "attention" and width is not None and width % pooling.num_heads:
+            raise ValueError(
+                f"video_encoder.width {width} is not divisible by study_pooling.num_heads {pooling.num_heads}"
+            )
+
+    def level(self, loss: str) -> Level:
+        """Whether ``contrastive`` or ``captioning`` takes clips by themselves, or the clips of a study together."""
+        return getattr(self, loss).level or ("clip" if self.data.unit == "video" else "study")
+
+    @property
+    def pools_studies(self) -> bool:
+        """Whether the contrastive loss compares studies."""
+        return self.loss.is_used("contrastive") and self.level("contrastive") == "study"
+
+    def level_is_used(self, level: Level) -> bool:
+        """Whether a loss in use that reads texts takes rows of that level."""
+        return any(self.loss.is_used(name) and self.level(name) == level for name in ("contrastive", "captioning"))
+
+    @property
+    def needs_clip_texts(self) -> bool:
+        """Whether each clip of a study needs a text of its own."""
+        return self.data.unit == "study" and self.level_is_used("clip")
+
+    @property
+    def tubelet(self) -> tuple[int, int, int]:
+        """Frames and pixels of a token."""
+        return self.video_encoder.tubelet or DEFAULT_TUBELET
 
     @property
     def grid(self) -> tuple[int, int, int]:
         """Tokens of a clip along time, height and width."""
-        t, h, w = self.video_encoder.tubelet
+        t, h, w = self.tubelet
         return self.data.num_frames // t, self.data.frame_size // h, self.data.frame_size // w
 
     @property
@@ -366,9 +369,7 @@ class Config(Section):
     def merge(self, changes: Mapping[str, Any]) -> Config:
         """Return a config with a nested mapping laid over this one."""
         base = self.model_dump()
-        if "size" in (changes.get("video_encoder") or {}):  # another size brings its own width, depth and heads
-            for key in ENCODER_SIZES["base"]:
-                base["video_encoder"].pop(key)
+        forget_architecture(base["video_encoder"], changes.get("video_encoder") or {})
         return Config(**overlay(base, changes))
 
     def save(self, path: str | Path) -> None:

@@ -95,7 +95,7 @@ def tiny_model():
 
     def build(config, seed=0):
         torch.manual_seed(seed)
-        return MultitaskModel.from_pretrained_text(config)
+        return MultitaskModel.from_sources(config)
 
     return build
 

@@ -3,7 +3,8 @@
 import pytest
 import yaml
 
-from deepcoro.config import PUBMEDBERT, Config
+from deepcoro.config import Config
+from deepcoro.config_encoder import PUBMEDBERT
 from deepcoro.errors import ConfigError
 
 

@@ -4,7 +4,8 @@ import inspect
 
 import pytest
 
-from deepcoro.config import BERT, Config
+from deepcoro.config import Config
+from deepcoro.config_encoder import BERT
 from deepcoro.errors import ConfigError
 
 # Copied from the description of the original training setup.

@@ -66,7 +66,7 @@ class SmallNetwork(nn.Module):
 
     def forward(self, clips: Tensor) -> Tensor:
         """Clips [B, T, H, W], grey levels 0-255 -> logits [B, C]."""
-        return self.head(self.encoder.pool(self.encoder((clips.float() - self.mean) / self.std)))
+        return self.head(self.encoder.pooled(self.encoder((clips.float() - self.mean) / self.std)))
 
 
 def train_network(

@@ -12,9 +12,11 @@ if TYPE_CHECKING:
 
 def trim_text(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Cut padding that none of these rows needs: a block is padded to its longest text, a batch to its own."""
-    if "input_ids" not in rows:
-        return rows
-    return {**rows, "input_ids": rows["input_ids"][:, : int(rows["text_length"].max())]}
+    cut = {}
+    for ids, length in (("input_ids", "text_length"), ("clip_input_ids", "clip_text_length")):
+        if ids in rows:
+            cut[ids] = rows[ids][..., : int(rows[length].max())]
+    return {**rows, **cut}
 
 
 def to_torch(rows: dict[str, np.ndarray], device: torch.device) -> dict[str, Any]:
@@ -34,6 +36,7 @@ def to_torch(rows: dict[str, np.ndarray], device: torch.device) -> dict[str, Any
             tensor = tensor.pin_memory()
         batch[key] = tensor.to(device, non_blocking=True)
     for key in ("input_ids", "text_length", "prefix_length"):
-        if key in batch:
-            batch[key] = batch[key].long()
+        for name in (key, f"clip_{key}"):
+            if name in batch:
+                batch[name] = batch[name].long()
     return batch

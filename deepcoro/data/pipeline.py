@@ -10,6 +10,7 @@ import functools
 import logging
 import os
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -51,19 +52,34 @@ def training_dataset(
     """The rows of a run from position ``start`` to its last step, in the order in which workers take them."""
     layout = stream_layout(config, start)
     read = functools.partial(_read_training_block, config=config, layout=layout, units=units, tokenizer=tokenizer)
-    configure(layout.micro * layout.batches_per_block, config)
+    configure(layout.micro * layout.batches_per_block * config.data.num_videos, config)
     return _graph(layout.num_blocks, read, config)
 
 
 def evaluation_dataset(
     config: Config, units: ray.ObjectRef[Units], tokenizer: ReportTokenizer | None, unit_indices: np.ndarray
 ) -> ray.data.Dataset:
-    """Each of ``unit_indices`` once, in that order, without chance. Blocks are batches; the last one may be smaller."""
-    size = config.evaluation.batch_size
-    blocks = [unit_indices[i : i + size] for i in range(0, len(unit_indices), size)]
+    """Each of ``unit_indices`` once, in that order, without chance. Blocks are batches, of up to
+    ``evaluation.batch_size`` clips: a study has all its videos there, and one with more of them is a batch by
+    itself."""
+    table = ray.get(units)
+    numbers = [table.num_videos(unit) for unit in unit_indices.tolist()]
+    blocks = [unit_indices[piece] for piece in batches_of(numbers, config.evaluation.batch_size)]
     read = functools.partial(_read_evaluation_block, config=config, blocks=blocks, units=units, tokenizer=tokenizer)
-    configure(size, config)
+    configure(max([config.evaluation.batch_size, *numbers]), config)
     return _graph(len(blocks), read, config)
+
+
+def batches_of(numbers: Sequence[int], most: int) -> list[slice]:
+    """Cut rows of ``numbers`` of clips into consecutive batches of ``most`` clips or less, counted with the padding
+    that gives each row of a batch as many as its largest; a row with more is a batch by itself."""
+    pieces, begin, largest = [], 0, 0
+    for row, number in enumerate(numbers):
+        if row > begin and (row - begin + 1) * max(largest, number) > most:
+            pieces.append(slice(begin, row))
+            begin, largest = row, 0
+        largest = max(largest, number)
+    return [*pieces, slice(begin, len(numbers))] if len(numbers) else []
 
 
 def iterate(dataset: Any, batch_size: int) -> Any:
@@ -112,16 +128,15 @@ def _number_blocks(numbers: range) -> list[pa.Table]:
     return [pa.table({"id": list(numbers)})]
 
 
-def configure(rows_per_block: int, config: Config) -> None:
+def configure(clips_per_block: int, config: Config) -> None:
     """Settings of Ray Data for this process: no progress bars or plans of its own (what goes wrong is still said), and
     blocks that are never cut, since the dealing out counts them."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    data = config.data
-    clip_bytes = data.num_videos * data.num_frames * data.frame_size**2
-    context.target_max_block_size = max(128 * 2**20, 2 * rows_per_block * clip_bytes)
+    clip_bytes = config.data.num_frames * config.data.frame_size**2
+    context.target_max_block_size = max(128 * 2**20, 2 * clips_per_block * clip_bytes)
     if Breather not in context.custom_execution_callback_classes:
         context.custom_execution_callback_classes.append(Breather)  # type: ignore[arg-type]  # it has the methods
 

@@ -36,34 +36,51 @@ class UnitReader:
         self.config, self.units, self.tokenizer, self.training = config, units, tokenizer, training
 
     def read(self, positions: np.ndarray, unit_indices: np.ndarray) -> Batch:
-        """Rows for ``positions`` [B] of the stream, where ``unit_indices`` [B] stand. Text is padded to these rows."""
-        rows, texts = [], []
+        """Rows for ``positions`` [B] of the stream, where ``unit_indices`` [B] stand. Text is padded to these rows, and
+        in evaluation, where a study gives all its videos, views are."""
+        views = self.config.data.num_videos
+        if not self.training:
+            views = max(self.units.num_videos(unit) for unit in unit_indices.tolist())
+        rows, texts, clip_texts = [], [], []
         for position, unit in zip(positions.tolist(), unit_indices.tolist(), strict=True):
-            row, text = self._row(position, unit)
+            row, text, of_its_clips = self._row(position, unit, views)
             rows.append(row)
             texts.append(text)
+            clip_texts += of_its_clips
         batch: dict[str, Any] = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
         batch["position"] = np.asarray(positions, np.int64)
-        batch["has_report"] = np.array([t is not None for t in texts]) & batch["valid"].any(axis=1)
-        batch["report_key"] = np.array([text_key(t) for t in texts], np.int64)
+        batch |= self._texts(texts, batch["valid"].any(axis=1))
         if self.tokenizer is not None:
-            batch["input_ids"], batch["text_length"] = self.tokenizer.encode(texts)
-            batch["prefix_length"] = np.ones(len(rows), np.int32)  # the start token is given
             batch["task"] = np.zeros(len(rows), np.int8)
+        if self.config.needs_clip_texts:
+            of_clips = self._texts(clip_texts, batch["valid"].reshape(-1))
+            batch |= {f"clip_{key}": x.reshape(len(rows), views, *x.shape[1:]) for key, x in of_clips.items()}
         return Batch(**batch)  # type: ignore[typeddict-item]
+
+    def _texts(self, texts: list[str | None], valid: np.ndarray) -> dict[str, np.ndarray]:
+        """What a batch says of its texts, each of which belongs to a row that is ``valid`` or not."""
+        found: dict[str, np.ndarray] = {
+            "has_report": np.array([t is not None for t in texts]) & valid,
+            "report_key": np.array([text_key(t) for t in texts], np.int64),
+        }
+        if self.tokenizer is not None:
+            found["input_ids"], found["text_length"] = self.tokenizer.encode(texts)
+            found["prefix_length"] = np.ones(len(texts), np.int32)  # the start token is given
+        return found
 
     def text(self, unit: int) -> str | None:
         """The target text of a unit."""
         tree = None if self.units.whole_study else self.units.video_rows(unit)[0]["coronary_tree"]
         return target_text(self.units.study_row(unit), tree, self.units.whole_study)
 
-    def _row(self, position: int, unit: int) -> tuple[dict[str, Any], str | None]:
+    def _row(self, position: int, unit: int, views: int) -> tuple[dict[str, Any], str | None, list[str | None]]:
+        """A row of ``views`` places, its text, and the text of each place."""
         data, grid = self.config.data, self.config.grid
         # What is evaluated is the same in every run, so that runs of two seeds can be compared.
         chance = generator(*((self.config.seed, position, TRAINING) if self.training else (0, position, EVALUATION)))
         rng = chance if self.training else None
         videos = self.units.video_rows(unit)
-        views, size = data.num_videos, data.frame_size
+        size = data.frame_size
         row: dict[str, Any] = {
             "clip": np.zeros((views, data.num_frames, size, size), np.uint8),
             "valid": np.zeros(views, bool),
@@ -71,8 +88,12 @@ class UnitReader:
             "boxes": np.full((views, _MAX_BOXES, 5), np.nan, np.float32),
         }
         problems: list[str] = []
+        clip_texts: list[str | None] = [None] * views
+        study = self.units.study_row(unit) if self.config.needs_clip_texts else None
         for view, index in enumerate(choose_views(len(videos), views, rng)):
             video = videos[index]
+            if study is not None:
+                clip_texts[view] = target_text(study, video["coronary_tree"], whole_study=False)
             try:
                 row["clip"][view], row["boxes"][view] = self._clip(video, rng)
             except DataError as error:  # this view is marked, counted and told; the row keeps its place in the stream
@@ -86,7 +107,7 @@ class UnitReader:
         row["mask_order"] = np.stack(orders)
         row["problem"], row["num_lost"] = "; ".join(problems), np.int64(len(problems))
         row["unit_id"] = videos[0]["study_id"] if self.units.whole_study else videos[0]["video_id"]
-        return row, self.text(unit)
+        return row, self.text(unit), clip_texts
 
     def _clip(self, video: dict[str, Any], rng: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray]:
         data = self.config.data

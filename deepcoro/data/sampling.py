@@ -32,8 +32,8 @@ def frame_indices(
 
 
 def choose_views(num_videos: int, num_views: int, rng: np.random.Generator | None = None) -> np.ndarray:
-    """Indices of up to ``num_views`` of a study's videos, in acquisition order: drawn without replacement, or the
-    first."""
+    """Indices of a study's videos, in acquisition order: ``num_views`` of them drawn without replacement, or (no
+    ``rng``: evaluation) all."""
     if rng is None or num_videos <= num_views:
-        return np.arange(min(num_videos, num_views))
+        return np.arange(num_videos)
     return np.sort(rng.choice(num_videos, num_views, replace=False))

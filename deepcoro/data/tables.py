@@ -47,6 +47,10 @@ class Units:
     def __len__(self) -> int:
         return len(self.rows) if self.offsets is None else len(self.offsets) - 1
 
+    def num_videos(self, unit: int) -> int:
+        """How many videos a unit has."""
+        return 1 if self.offsets is None else int(self.offsets[unit + 1] - self.offsets[unit])
+
     def video_rows(self, unit: int) -> list[dict[str, Any]]:
         """The videos of a unit, in acquisition order."""
         begin, end = (unit, unit + 1) if self.offsets is None else self.offsets[unit : unit + 2]

@@ -28,6 +28,7 @@ from deepcoro.evaluation.report import Metric
 from deepcoro.evaluation.retrieval import measure_retrieval
 from deepcoro.evaluation.rows import Columns
 from deepcoro.evaluation.truth import Truth
+from deepcoro.evaluation.units import embed_unit_texts, write_texts
 from deepcoro.metrics.findings import segments_in_view, significant_segments
 from deepcoro.metrics.reconstruction import normalise, reconstruction_errors, take_tokens
 from deepcoro.models.multitask import MultitaskModel
@@ -91,7 +92,7 @@ def predict(
         batch = to_torch(dict(rows), device)
         if embed_only:
             tokens = model.video_encoder(model.normalise(batch["clip"]).flatten(0, 1))
-            embedded = model.embed_video(tokens, batch["valid"]).cpu().numpy()
+            embedded = model.embed_units(tokens, batch["valid"], batch["angles"]).cpu().numpy()
             records = [{"video_embedding": embedding} for embedding in embedded]
         else:
             records = _records(model, config, batch, tokenizer)
@@ -109,28 +110,21 @@ def _records(
     if config.needs_text:
         tokens = model.video_encoder(clip)
         if model.video_projection is not None:
-            video = model.embed_video(tokens, batch["valid"]).cpu().numpy()
-            text = model.embed_text(batch["input_ids"], batch["text_length"]).cpu().numpy()
+            video = model.embed_units(tokens, batch["valid"], batch["angles"]).cpu().numpy()
+            text = embed_unit_texts(model, batch).cpu().numpy()
             for record, v, t in zip(records, video, text, strict=True):
                 record |= {"video_embedding": v, "text_embedding": t}
         if model.captioning_decoder is not None:
             assert tokenizer is not None
-            part = config.captioning
-            ids = model.captioning_decoder.generate(
-                *model.memory(tokens, batch["valid"]),
-                tokenizer.start_id,
-                tokenizer.end_id,
-                tokenizer.pad_id,
-                part.max_generation_length,
-            )  # greedy, whatever the config says of writing: a metric must not depend on luck
-            for record, row in zip(records, ids.tolist(), strict=True):
-                record["generated"] = tokenizer.decode(row)
+            texts = write_texts(model, tokenizer, tokens, batch["valid"], batch["angles"], greedy=True)
+            for record, written in zip(records, texts, strict=True):
+                record["generated"] = written
     if model.masked_video_modeling is not None:
         views = batch["valid"].shape[1]
         order, k = batch["mask_order"].flatten(0, 1), config.num_visible
         visible, hidden = order[:, :k], order[:, k:]
         prediction, _ = model.reconstruct(clip, order, k)
-        tubelets = patchify(clip, config.video_encoder.tubelet)
+        tubelets = patchify(clip, config.tubelet)
         if not config.masked_modeling.norm_predict_loss:  # the errors are of normalised predictions
             _, mean, std = normalise(take_tokens(tubelets, hidden))
             prediction = (prediction - mean) / std

@@ -16,6 +16,7 @@ from torch import Tensor
 from deepcoro.config import Config
 from deepcoro.data.text import ReportTokenizer
 from deepcoro.errors import ConfigError
+from deepcoro.evaluation.units import write_texts
 from deepcoro.models.multitask import MultitaskModel
 from deepcoro.models.text_encoder import load_tokenizer
 from deepcoro.training.checkpoint import find_checkpoint, load_model
@@ -31,11 +32,12 @@ class TrainedModel:
     checkpoint: Path
 
     @torch.no_grad()
-    def embed_videos(self, clip: Tensor, valid: Tensor | None = None) -> Tensor:
-        """``clip`` [B, V, T, H, W] uint8 -> [B, E] of length 1. ``valid`` [B, V] marks the views that are there."""
+    def embed_videos(self, clip: Tensor, valid: Tensor | None = None, angles: Tensor | None = None) -> Tensor:
+        """``clip`` [B, V, T, H, W] uint8 -> [B, E] of length 1. ``valid`` [B, V] marks the views that are there, of
+        which each row needs one; ``angles`` [B, V, 2] are their primary and secondary angles in degrees, NaN where
+        unknown."""
         self._need("contrastive")
-        tokens, valid = self._tokens(clip, valid)
-        return self.model.embed_video(tokens, valid)
+        return self.model.embed_units(*self._tokens(clip, valid, angles))
 
     @torch.no_grad()
     def embed_reports(self, reports: Sequence[str]) -> Tensor:
@@ -45,36 +47,36 @@ class TrainedModel:
         ids, lengths = (torch.from_numpy(x).long().to(self.device) for x in self.tokenizer.encode(reports))
         return self.model.embed_text(ids, lengths)
 
-    def write_reports(self, clip: Tensor, valid: Tensor | None = None) -> list[str]:
-        """``clip`` [B, V, T, H, W] uint8 -> a report each, written as the config's captioning section says."""
+    def write_reports(self, clip: Tensor, valid: Tensor | None = None, angles: Tensor | None = None) -> list[str]:
+        """``clip`` [B, V, T, H, W] uint8 -> a report each, written as the config's captioning section says; ``valid``
+        and ``angles`` as for ``embed_videos``."""
         self._need("captioning")
-        assert self.tokenizer is not None and self.model.captioning_decoder is not None
+        assert self.tokenizer is not None
         with torch.no_grad():
-            tokens, valid = self._tokens(clip, valid)
-            memory, mask = self.model.memory(tokens, valid)
-        part, words = self.config.captioning, self.tokenizer
-        ids = self.model.captioning_decoder.generate(
-            memory,
-            mask,
-            words.start_id,
-            words.end_id,
-            words.pad_id,
-            part.max_generation_length,
-            part.do_sample,
-            part.temperature,
-        )
-        return [words.decode(row) for row in ids.tolist()]
+            tokens, valid, angles = self._tokens(clip, valid, angles)
+            return write_texts(self.model, self.tokenizer, tokens, valid, angles)
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
         return self.model.pixel_mean.device
 
-    def _tokens(self, clip: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
-        if clip.ndim != 5 or clip.dtype != torch.uint8:
-            raise ValueError(f"expected clips [B, V, T, H, W] of uint8, received {tuple(clip.shape)} of {clip.dtype}")
+    def _tokens(self, clip: Tensor, valid: Tensor | None, angles: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        expected = (self.config.data.num_frames, self.config.data.frame_size, self.config.data.frame_size)
+        if clip.ndim != 5 or clip.dtype != torch.uint8 or tuple(clip.shape[2:]) != expected:
+            raise ValueError(
+                f"expected clips [B, V, {', '.join(map(str, expected))}] of uint8, received {tuple(clip.shape)} of "
+                f"{clip.dtype}"
+            )
         valid = torch.ones(clip.shape[:2], dtype=torch.bool) if valid is None else valid
-        return self.model.video_encoder(self.model.normalise(clip.to(self.device)).flatten(0, 1)), valid.to(self.device)
+        if valid.shape != clip.shape[:2] or not valid.any(dim=1).all():
+            raise ValueError(
+                f"expected valid [B, V] of shape {tuple(clip.shape[:2])} with a clip in each row, received "
+                f"{tuple(valid.shape)} with {valid.sum(dim=-1).tolist()} clips"
+            )
+        angles = torch.full((*valid.shape, 2), torch.nan) if angles is None else angles
+        tokens = self.model.video_encoder(self.model.normalise(clip.to(self.device)).flatten(0, 1))
+        return tokens, valid.to(self.device), angles.to(self.device)
 
     def _need(self, loss: str) -> None:
         if not self.config.loss.is_used(loss):

@@ -205,7 +205,7 @@ class Check:
         """The model is made, its text encoder with the weights of its source."""
         if self.config.needs_text and self.tokenizer is None:
             raise NotTried("waits for the tokenizer")
-        self.model = MultitaskModel.from_pretrained_text(self.config).to(self.device)
+        self.model = MultitaskModel.from_sources(self.config).to(self.device)
         counts = count_parameters(self.model)
         parts = ", ".join(f"{name} {number / 1e6:.2f}" for name, number in counts.items())
         return f"{sum(counts.values()) / 1e6:.2f} M parameters on {self.device} ({parts})"
@@ -262,7 +262,7 @@ class Check:
         batch, part, words = self._batch(), self.config.captioning, self.tokenizer
         with torch.no_grad():
             tokens = model.video_encoder(model.normalise(batch["clip"]).flatten(0, 1))
-            memory, mask = model.memory(tokens, batch["valid"])
+            memory, mask = model.memory(tokens, batch["valid"], batch["angles"])
         longest = min(_TEXT_TOKENS, part.max_generation_length)
         ids = model.captioning_decoder.generate(memory, mask, words.start_id, words.end_id, words.pad_id, longest)
         text = words.decode(ids[0].tolist())

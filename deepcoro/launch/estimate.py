@@ -81,7 +81,7 @@ def passes(config: Config, model: MultitaskModel, text_tokens: int) -> list[Pass
     encoder, captioning, masked = config.video_encoder, config.captioning, config.masked_modeling
     assert encoder.width is not None and encoder.depth is not None
     d, depth, views, n = encoder.width, encoder.depth, config.data.num_videos, config.num_tokens
-    pixels = math.prod(encoder.tubelet)
+    pixels = math.prod(config.tubelet)
     found = []
     if config.needs_text:
         found.append(Pass(depth, d, 4 * d, n, views, outside=n * pixels * d))

@@ -116,7 +116,7 @@ def _reconstruction_of(config: Config) -> str:
     """What is reconstructed from what: errors can be compared between runs where this is the same."""
     if not config.loss.is_used("masked_modeling"):
         return ""
-    data, tubelet = config.data, "x".join(map(str, config.video_encoder.tubelet))
+    data, tubelet = config.data, "x".join(map(str, config.tubelet))
     clip = f"{data.num_frames}x{data.frame_size}x{data.frame_size} at {data.sample_fps} frames/s"
     masked = config.masked_modeling
     return f"{clip}, tubelets {tubelet}, {masked.strategy} masking of {masked.mask_ratio}"

@@ -58,12 +58,13 @@ def generate(run: str | Path, study: str, split: str | None = None, checkpoint: 
     for begin in range(0, len(indices), config.evaluation.batch_size):
         some = indices[begin : begin + config.evaluation.batch_size]
         batch = reader.read(some, some)
-        texts = trained.write_reports(torch.from_numpy(batch["clip"]), torch.from_numpy(batch["valid"]))
+        whole = np.asarray(batch["valid"].any(axis=1))
+        parts = (torch.from_numpy(batch[name][whole]) for name in ("clip", "valid", "angles"))
+        written = iter(trained.write_reports(*parts) if whole.any() else [])
         for place, unit in enumerate(some.tolist()):
             tree = None if units.whole_study else units.video_rows(unit)[0]["coronary_tree"]
-            seen = bool(batch["valid"][place].any())
             name, problem = str(batch["unit_id"][place]), str(batch["problem"][place])
-            rows.append(Written(name, tree, reader.text(unit), texts[place] if seen else None, problem))
+            rows.append(Written(name, tree, reader.text(unit), next(written) if whole[place] else None, problem))
     print(f"{run}, checkpoint {trained.checkpoint.name}, study {study} of split {found_in}")
     for row in rows:
         print(f"\n{row.unit_id}" + (f"  {row.tree or 'tree unknown'}" if not units.whole_study else ""))

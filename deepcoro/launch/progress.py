@@ -9,10 +9,22 @@ import time
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from deepcoro.config import Config
+from deepcoro.training.board import MODEL_FILE
 
 _TAIL_BYTES = 65536  # of metrics.jsonl: the newest lines, however long the run
+
+
+def model_lines(described: dict[str, Any]) -> list[str]:
+    """What ``training.board.describe_model`` wrote, for a person."""
+    parts = ", ".join(
+        f"{name} {number / 1e6:.2f}" + ("" if trained == number else f" ({trained / 1e6:.2f} trained)")
+        for name, (number, trained) in described["parameters"].items()
+    )
+    number, trained = (sum(pair[i] for pair in described["parameters"].values()) for i in (0, 1))
+    return [*described["loaded"], f"{number / 1e6:.2f} M parameters, {trained / 1e6:.2f} M trained: {parts}"]
 
 
 class Progress:
@@ -29,7 +41,7 @@ class Progress:
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._started = time.time()
         self._first: tuple[float, int] | None = None
-        self._shown = ""
+        self._shown, self._model_told = "", False
 
     def __enter__(self) -> Progress:
         self._thread.start()
@@ -49,6 +61,7 @@ class Progress:
             self._show()
 
     def _show(self) -> None:
+        self._show_model()
         self._show_problems()
         line = self._line()
         if line and line != self._shown:
@@ -57,6 +70,14 @@ class Progress:
                 print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
             else:
                 print(line, file=sys.stderr, flush=True)
+
+    def _show_model(self) -> None:
+        """What is trained, and what it starts from, once the first worker has made it."""
+        path = self.path.with_name(MODEL_FILE)
+        if self._model_told or not path.exists() or path.stat().st_mtime < self._started:
+            return
+        self._model_told = True
+        print("\n".join(model_lines(json.loads(path.read_text()))), file=sys.stderr, flush=True)
 
     def _show_problems(self) -> None:
         """What went wrong without ending the run. A unit that cannot be read is told once, however often the stream

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from deepcoro.config import Config
+from deepcoro.levels import rows_at_level
 from deepcoro.losses.captioning import caption_targets, captioning_loss
 from deepcoro.losses.contrastive import CONTRASTIVE_LOSSES
 from deepcoro.losses.masked_modeling import masked_modeling_loss
@@ -32,6 +33,8 @@ class MultitaskLoss(nn.Module):
         loss_weights: multipliers by loss; those not named keep their default.
         contrastive_loss_type: ``sigmoid`` (SigLIP) or ``softmax`` (CLIP).
         label_smoothing, ignore_index: of the captioning cross-entropy.
+        levels: ``clip`` or ``study`` by loss, of ``contrastive`` and ``captioning``: what a row is where units are
+            studies.
 
     Raises:
         ValueError: an unknown loss or loss type, or a negative weight.
@@ -43,8 +46,10 @@ class MultitaskLoss(nn.Module):
         contrastive_loss_type: str = "sigmoid",
         label_smoothing: float = 0.1,
         ignore_index: int = -100,
+        levels: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
+        self.levels = {"contrastive": "study", "captioning": "study"} | dict(levels or {})
         self.loss_weights = DEFAULT_WEIGHTS | dict(loss_weights or {})
         check_weights(self.loss_weights)
         if contrastive_loss_type not in CONTRASTIVE_LOSSES:
@@ -58,11 +63,13 @@ class MultitaskLoss(nn.Module):
         """The losses as a config describes them."""
         part = config.captioning
         weights = config.loss.weights.model_dump()
-        return cls(weights, config.contrastive.loss_type, part.label_smoothing, part.ignore_index)
+        levels = {name: config.level(name) for name in ("contrastive", "captioning")}
+        return cls(weights, config.contrastive.loss_type, part.label_smoothing, part.ignore_index, levels)
 
     def counts(self, batch: Mapping[str, Any], num_hidden: int) -> dict[str, Tensor]:
         """What each sum of this batch is divided by: rows with report, asked tokens, hidden tokens of valid views."""
-        counts = {"contrastive": batch["has_report"].sum(), "masked_modeling": batch["valid"].sum() * num_hidden}
+        told = self._rows(batch, "contrastive")["has_report"]
+        counts = {"contrastive": told.sum(), "masked_modeling": batch["valid"].sum() * num_hidden}
         if "input_ids" in batch:
             counts["captioning"] = (self._targets(batch) != self.ignore_index).sum()
         return counts
@@ -71,11 +78,12 @@ class MultitaskLoss(nn.Module):
         """The sum of each loss that ``out`` has the parts for, over this worker's rows."""
         sums: dict[str, Tensor] = {}
         if "video_embedding" in out:
+            rows = self._rows(batch, "contrastive")
             sums["contrastive"] = self.contrastive(
                 out["video_embedding"],
                 out["text_embedding"],
-                batch["report_key"],
-                batch["has_report"],
+                rows["report_key"],
+                rows["has_report"],
                 out["logit_scale"],
                 out["logit_bias"],
             )
@@ -100,9 +108,13 @@ class MultitaskLoss(nn.Module):
         return torch.stack([weights[name] * value for name, value in losses.items()]).sum()
 
     def _targets(self, batch: Mapping[str, Any]) -> Tensor:
+        rows = self._rows(batch, "captioning")
         return caption_targets(
-            batch["input_ids"], batch["text_length"], batch["prefix_length"], batch["has_report"], self.ignore_index
+            rows["input_ids"], rows["text_length"], rows["prefix_length"], rows["has_report"], self.ignore_index
         )
+
+    def _rows(self, batch: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+        return rows_at_level(batch, self.levels[name])
 
 
 def reduce_counts(counts: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Attention, feed-forward blocks and position encodings that encoder and decoders share.
+"""Attention and feed-forward blocks that encoders and decoders share.
 
 Letters: B clips, N tokens, M other tokens, D width, H heads.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Rotary = tuple[Tensor, Tensor]  # cosines and sines [1 or B, 1, N, D/H] that turn queries and keys
 
 
 class Attention(nn.Module):
@@ -22,21 +24,36 @@ class Attention(nn.Module):
         self.key_value = nn.Linear(memory_width or width, 2 * width)
         self.out = nn.Linear(width, width)
 
-    def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+    def queries(self, x: Tensor, rotary: Rotary | None = None) -> Tensor:
+        """Queries [B, H, N, D/H] of ``x`` [B, N, D]."""
+        return rotate(self._split(self.query(x)), rotary)
+
+    def keys_values(self, memory: Tensor, rotary: Rotary | None = None) -> tuple[Tensor, Tensor]:
         """Keys and values [B, H, M, D/H] of ``memory`` [B, M, D]; made once, used for many queries."""
         key, value = self.key_value(memory).chunk(2, dim=-1)
-        return self._split(key), self._split(value)
+        return rotate(self._split(key), rotary), self._split(value)
 
     def forward(
-        self, x: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor | None = None, causal: bool = False
+        self,
+        x: Tensor,
+        keys_values: tuple[Tensor, Tensor],
+        mask: Tensor | None = None,
+        causal: bool = False,
+        rotary: Rotary | None = None,
     ) -> Tensor:
         """``x`` [B, N, D] -> [B, N, D]. ``mask`` broadcasts to [B, H, N, M], true where attention may go."""
-        key, value = keys_values
+        return self.merge(self.attend(self.queries(x, rotary), *keys_values, mask, causal))
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, causal: bool = False
+    ) -> Tensor:
+        """What the heads gather, [B, H, N, D/H]."""
         dropout = self.dropout if self.training else 0.0
-        out = F.scaled_dot_product_attention(
-            self._split(self.query(x)), key, value, attn_mask=mask, is_causal=causal, dropout_p=dropout
-        )
-        return self.out(out.transpose(1, 2).flatten(2))
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal, dropout_p=dropout)
+
+    def merge(self, heads: Tensor) -> Tensor:
+        """Heads [B, H, N, D/H] -> [B, N, D]."""
+        return self.out(heads.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
@@ -67,17 +84,18 @@ class DropPath(nn.Module):
 class Block(nn.Module):
     """A pre-norm transformer block: attention, then feed-forward."""
 
-    def __init__(self, width: int, num_heads: int, hidden: int, drop_path: float = 0.0) -> None:
+    def __init__(self, width: int, num_heads: int, hidden: int, drop_path: float = 0.0, norm_eps: float = 1e-5) -> None:
         super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.norm1, self.norm2 = nn.LayerNorm(width, norm_eps), nn.LayerNorm(width, norm_eps)
         self.attention = Attention(width, num_heads)
         self.feed_forward = FeedForward(width, hidden)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``x`` [B, N, D] -> [B, N, D]."""
+    def forward(self, x: Tensor, rotary: Rotary | None = None, mask: Tensor | None = None) -> Tensor:
+        """``x`` [B, N, D] -> [B, N, D]. ``mask`` broadcasts to [B, H, N, N], true where attention may go."""
         normed = self.norm1(x)
-        x = x + self.drop_path(self.attention(normed, self.attention.keys_values(normed)))
+        keys_values = self.attention.keys_values(normed, rotary)
+        x = x + self.drop_path(self.attention(normed, keys_values, mask, rotary=rotary))
         return x + self.drop_path(self.feed_forward(self.norm2(x)))
 
 
@@ -91,26 +109,28 @@ class AttentionPool(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.feed_forward = FeedForward(width, 4 * width)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """``tokens`` [B, N, D] -> [B, D]."""
-        pooled = self.attention(self.probe.expand(len(tokens), -1, -1), self.attention.keys_values(tokens))
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """``tokens`` [B, N, D] -> [B, D]. ``mask`` [B, N] is true where a token is there; each row needs one."""
+        seen = None if mask is None else mask[:, None, None]
+        probe = self.probe.expand(len(tokens), -1, -1)
+        pooled = self.attention(probe, self.attention.keys_values(tokens), seen)
         return (pooled + self.feed_forward(self.norm(pooled)))[:, 0]
 
+    def weights(self, tokens: Tensor) -> Tensor:
+        """Where the probe looks: [B, N], the mean over the heads; each row sums to 1."""
+        query = self.attention.queries(self.probe.expand(len(tokens), -1, -1))
+        key, _ = self.attention.keys_values(tokens)
+        logits = query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5
+        return full_precision(logits).softmax(dim=-1).mean(dim=1)[:, 0]
 
-def sincos_positions(grid: tuple[int, int, int], width: int) -> Tensor:
-    """Fixed positions [N, D] of a (time, height, width) grid: a third of the channels for each axis.
 
-    Sine and cosine at geometric wavelengths as in "Attention is all you need" (1706.03762, section 3.5), per axis.
-    """
-    per_axis = width // 6 * 2
-    axes = torch.meshgrid(*[torch.arange(n, dtype=torch.float32) for n in grid], indexing="ij")
-    rates = torch.exp(torch.arange(0, per_axis, 2) * (-torch.log(torch.tensor(10000.0)) / per_axis))
-    parts = []
-    for axis in axes:
-        angle = axis.reshape(-1, 1) * rates
-        parts += [angle.sin(), angle.cos()]
-    positions = torch.cat(parts, dim=1)
-    return F.pad(positions, (0, width - positions.shape[1]))
+def rotate(x: Tensor, rotary: Rotary | None) -> Tensor:
+    """Turn pairs of channels of ``x`` [B, H, N, D/H] by the angles of ``rotary``; ``None`` leaves them."""
+    if rotary is None:
+        return x
+    cos, sin = rotary
+    first, second = x.unflatten(-1, (-1, 2)).unbind(dim=-1)
+    return x * cos.to(x.dtype) + torch.stack((-second, first), dim=-1).flatten(-2) * sin.to(x.dtype)
 
 
 def gather_tokens(tokens: Tensor, indices: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from deepcoro.models.layers import Block, full_precision, gather_tokens, init_linear, sincos_positions
+from deepcoro.models.layers import Block, full_precision, gather_tokens, init_linear
+from deepcoro.models.positions import sincos_positions
 
 
 class MaskedVideoModeling(nn.Module):

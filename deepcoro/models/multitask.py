@@ -9,7 +9,6 @@ tokens, D width, E embedding.
 
 from __future__ import annotations
 
-import importlib
 import math
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deepcoro.config import Config
-from deepcoro.errors import ConfigError
+from deepcoro.levels import rows_at_level
+from deepcoro.models.backbones import build_video_encoder, freeze_bottom
 from deepcoro.models.captioning_decoder import CaptioningDecoder
 from deepcoro.models.layers import full_precision, gather_tokens
 from deepcoro.models.masked_video_modeling import MaskedVideoModeling
-from deepcoro.models.study_pooling import StudyPooling
+from deepcoro.models.pretrained import load_pretrained, resolve_architecture
+from deepcoro.models.study_pooling import StudyPooling, ViewEmbedding, drop_views
 from deepcoro.models.text_encoder import TextEncoder
-from deepcoro.models.video_encoder import ENCODERS, patchify
+from deepcoro.models.video_encoder import patchify
 
 
 class MultitaskModel(nn.Module):
@@ -35,25 +36,37 @@ class MultitaskModel(nn.Module):
         config: resolved: ``data.pixel_mean`` and ``pixel_std`` are numbers, ``captioning.vocab_size`` where text is
             used.
         text_encoder: ``None`` where no loss reads text.
+        described_in: a folder that says what a backbone of transformers is; ``None`` for where its weights come from.
     """
 
-    def __init__(self, config: Config, text_encoder: TextEncoder | None = None) -> None:
+    def __init__(
+        self, config: Config, text_encoder: TextEncoder | None = None, described_in: Path | None = None
+    ) -> None:
         super().__init__()
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
         data, loss = config.data, config.loss
         self.config = config
+        self.loaded: list[str] = []  # what was taken from where, in lines for a person
         self.register_buffer("pixel_mean", torch.tensor(float(data.pixel_mean or 0.0)))
         self.register_buffer("pixel_std", torch.tensor(float(data.pixel_std or 1.0)))
-        self.video_encoder = _build_video_encoder(config)
+        self.video_encoder = build_video_encoder(config, described_in)
+        if config.video_encoder.freeze > 0:
+            freeze_bottom(self.video_encoder.bottom_up(), config.video_encoder.freeze)  # type: ignore[operator]
         width = config.video_encoder.width
         assert width is not None
-        self.study_pooling = self.video_projection = self.text_encoder = self.text_projection = None
-        self.captioning_decoder = self.masked_video_modeling = None
+        self.view_embedding = self.study_pooling = self.video_projection = None
+        self.text_encoder = self.text_projection = self.captioning_decoder = self.masked_video_modeling = None
+        study = config.study_pooling
+        if config.level_is_used("study") and (study.angles or study.order):
+            self.view_embedding = ViewEmbedding(width, study.angles, study.order)
         if loss.is_used("contrastive"):
             assert text_encoder is not None
+            if config.text_encoder.freeze > 0:
+                freeze_bottom(text_encoder.bottom_up(), config.text_encoder.freeze)
             dim = config.contrastive.embedding_dim
-            self.study_pooling = StudyPooling()
+            if config.level("contrastive") == "study":
+                self.study_pooling = StudyPooling(width, study.kind, study.num_heads, study.num_layers)
             self.video_projection = nn.Linear(width, dim)
             self.text_encoder = text_encoder
             self.text_projection = nn.Linear(text_encoder.width, dim)
@@ -80,7 +93,7 @@ class MultitaskModel(nn.Module):
             self.masked_video_modeling = MaskedVideoModeling(
                 width,
                 config.grid,
-                math.prod(config.video_encoder.tubelet),
+                math.prod(config.tubelet),
                 mvm.mask_ratio,
                 mvm.decoder_hidden_size,
                 mvm.decoder_layers,
@@ -92,21 +105,32 @@ class MultitaskModel(nn.Module):
     def forward(self, batch: dict[str, Any], num_visible: int | None = None) -> dict[str, Tensor]:
         """What the losses need, for a batch of tensors (``data.schema.Batch``).
 
-        Returns, where their loss is in use: ``video_embedding`` and ``text_embedding`` [B, E] of length 1,
-            ``logit_scale``, ``logit_bias``; ``caption_logits`` [B, L-1, vocabulary]; ``prediction`` and ``target``
+        Rows R of a loss are the studies, or the clips, as ``config.level`` says; ``rows_at_level`` gives what belongs
+        to them.
+
+        Returns, where their loss is in use: ``video_embedding`` and ``text_embedding`` [R, E] of length 1,
+            ``logit_scale``, ``logit_bias``; ``caption_logits`` [R, L-1, vocabulary]; ``prediction`` and ``target``
             [B*V, M, P]. With ``num_visible`` None the masked pass is left out.
         """
         out: dict[str, Tensor] = {}
+        config = self.config
         clip = self.normalise(batch["clip"]).flatten(0, 1)
-        if self.config.needs_text:
+        if config.needs_text:
             tokens = self.video_encoder(clip)
+            valid = {"clip": batch["valid"], "study": batch["valid"]}
+            if self.training and config.study_pooling.view_dropout > 0:
+                valid["study"] = drop_views(batch["valid"], config.study_pooling.view_dropout)
             if self.video_projection is not None:
-                out["video_embedding"] = self.embed_video(tokens, batch["valid"])
-                out["text_embedding"] = self.embed_text(batch["input_ids"], batch["text_length"])
+                level = config.level("contrastive")
+                rows = rows_at_level(batch, level)
+                out["video_embedding"] = self.embed_video(tokens, valid[level], batch["angles"])
+                out["text_embedding"] = self.embed_text(rows["input_ids"], rows["text_length"])
                 out["logit_scale"], out["logit_bias"] = self.logit_scale.exp(), self.logit_bias
             if self.captioning_decoder is not None:
-                memory, mask = self.memory(tokens, batch["valid"])
-                out["caption_logits"] = self.captioning_decoder(batch["input_ids"][:, :-1], memory, mask)
+                level = config.level("captioning")
+                rows = rows_at_level(batch, level)
+                memory, mask = self.memory(tokens, valid[level], batch["angles"])
+                out["caption_logits"] = self.captioning_decoder(rows["input_ids"][:, :-1], memory, mask)
         if self.masked_video_modeling is not None and num_visible is not None:
             out["prediction"], out["target"] = self.reconstruct(clip, batch["mask_order"].flatten(0, 1), num_visible)
         return out
@@ -115,20 +139,39 @@ class MultitaskModel(nn.Module):
         """uint8 -> float with the training split's mean 0 and deviation 1, on the device the clip is on."""
         return (clip.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
 
-    def embed_video(self, tokens: Tensor, valid: Tensor) -> Tensor:
-        """Tokens [B*V, N, D] of views ``valid`` [B, V] -> [B, E] of length 1."""
-        views = self.video_encoder.pool(tokens).unflatten(0, tuple(valid.shape))  # type: ignore[operator]
-        assert self.study_pooling is not None and self.video_projection is not None
-        return F.normalize(full_precision(self.video_projection(self.study_pooling(views, valid))), dim=-1)
+    def embed_video(self, tokens: Tensor, valid: Tensor, angles: Tensor) -> Tensor:
+        """Tokens [B*V, c + N, D] of views ``valid`` [B, V] from ``angles`` [B, V, 2] -> the rows of the contrastive
+        loss, of length 1: [B, E] of studies or [B*V, E] of clips."""
+        assert self.video_projection is not None
+        views = self.video_encoder.pool(tokens)  # type: ignore[operator]
+        if self.study_pooling is not None:
+            views = views.unflatten(0, tuple(valid.shape))
+            if self.view_embedding is not None:
+                views = views + self.view_embedding(angles)
+            views = self.study_pooling(views, valid)
+        return F.normalize(full_precision(self.video_projection(views)), dim=-1)
+
+    def embed_units(self, tokens: Tensor, valid: Tensor, angles: Tensor) -> Tensor:
+        """One vector [B, E] of length 1 for each unit: that of the study, or the mean of those of its clips."""
+        rows = self.embed_video(tokens, valid, angles)
+        if self.study_pooling is None:
+            kept = torch.where(valid.unsqueeze(-1), rows.unflatten(0, tuple(valid.shape)), 0)
+            return F.normalize(kept.sum(dim=1), dim=-1)
+        return rows
 
     def embed_text(self, input_ids: Tensor, text_length: Tensor) -> Tensor:
         """Ids [B, L] -> [B, E] of length 1."""
         assert self.text_encoder is not None and self.text_projection is not None
         return F.normalize(full_precision(self.text_projection(self.text_encoder(input_ids, text_length))), dim=-1)
 
-    def memory(self, tokens: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens [B*V, N, D] -> what the decoder attends to: [B, V*N, D] and its mask [B, V*N]."""
+    def memory(self, tokens: Tensor, valid: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens [B*V, c + N, D] -> what the decoder attends to, and its mask: of studies [B, V*(c + N), D] and
+        [B, V*(c + N)], of clips [B*V, c + N, D] and [B*V, c + N]."""
+        if self.config.level("captioning") == "clip":
+            return tokens, valid.reshape(-1, 1).expand(-1, tokens.shape[1])
         views = tokens.unflatten(0, tuple(valid.shape))
+        if self.view_embedding is not None:
+            views = views + self.view_embedding(angles).unsqueeze(2)
         return views.flatten(1, 2), valid.repeat_interleave(views.shape[2], dim=1)
 
     def reconstruct(self, clip: Tensor, mask_order: Tensor, num_visible: int) -> tuple[Tensor, Tensor]:
@@ -136,44 +179,40 @@ class MultitaskModel(nn.Module):
         ``num_visible``."""
         assert self.masked_video_modeling is not None
         visible, hidden = mask_order[:, :num_visible], mask_order[:, num_visible:]
-        prediction = self.masked_video_modeling(self.video_encoder(clip, visible), visible, hidden)
-        tubelets = gather_tokens(patchify(clip, self.config.video_encoder.tubelet), hidden)
+        tokens = self.video_encoder(clip, visible)[:, self.video_encoder.num_prefix_tokens :]  # type: ignore[misc]
+        prediction = self.masked_video_modeling(tokens, visible, hidden)
+        tubelets = gather_tokens(patchify(clip, self.config.tubelet), hidden)
         return prediction, self.masked_video_modeling.target(tubelets)
 
     @classmethod
-    def from_pretrained_text(cls, config: Config) -> MultitaskModel:
-        """A model at the start of a run: the text encoder with the weights its source has, the rest at random."""
+    def from_sources(cls, config: Config) -> MultitaskModel:
+        """A model at the start of a run: encoders with the weights that their sources have, the rest at random."""
+        config = resolve_architecture(config)
         text = TextEncoder.from_pretrained(config.text_encoder.source) if config.loss.is_used("contrastive") else None
-        return cls(config, text)
+        model = cls(config, text)
+        model.loaded = load_pretrained(model)
+        return model
 
     @classmethod
-    def from_architecture(cls, config: Config, text_encoder_folder: Path) -> MultitaskModel:
-        """A model whose weights a checkpoint will bring; nothing is fetched."""
-        text = TextEncoder.from_config(text_encoder_folder) if config.loss.is_used("contrastive") else None
-        return cls(config, text)
+    def from_architecture(cls, config: Config, checkpoint: Path) -> MultitaskModel:
+        """A model whose weights will be those of ``checkpoint``, where its encoders are described; nothing is
+        fetched."""
+        uses_text = config.loss.is_used("contrastive")
+        text = TextEncoder.from_config(checkpoint / "text_encoder") if uses_text else None
+        return cls(config, text, checkpoint / "video_encoder")
 
+    def save_descriptions(self, folder: Path) -> None:
+        """Write what ``from_architecture`` reads, beside the config."""
+        if self.text_encoder is not None:
+            self.text_encoder.save_config(folder / "text_encoder")
+        if hasattr(self.video_encoder, "save_config"):
+            self.video_encoder.save_config(folder / "video_encoder")  # type: ignore[operator]
 
-def _build_video_encoder(config: Config) -> nn.Module:
-    part = config.video_encoder
-    if part.name in ENCODERS:
-        build: Any = ENCODERS[part.name]
-    else:
-        module, _, name = part.name.partition(":")
-        try:
-            build = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ConfigError(
-                f"video_encoder.name {part.name!r} is none of {', '.join(ENCODERS)} and no module:Name that can be "
-                "imported: "
-                f"{error}"
-            ) from error
-    return build(
-        config.data.num_frames,
-        config.data.frame_size,
-        part.tubelet,
-        part.width,
-        part.depth,
-        part.num_heads,
-        part.drop_path,
-        part.patch_norm,
-    )
+    def num_parameters(self) -> dict[str, tuple[int, int]]:
+        """Parameters of each component, and how many of them are trained."""
+        counts = {}
+        for name, part in self.named_children():
+            sizes = [(p.numel(), p.requires_grad) for p in part.parameters()]
+            if sizes:
+                counts[name] = (sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained))
+        return counts

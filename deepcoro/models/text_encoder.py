@@ -53,6 +53,20 @@ class TextEncoder(nn.Module):
         """Write what ``from_config`` needs."""
         self.transformer.config.save_pretrained(folder)  # type: ignore[operator, union-attr]
 
+    def bottom_up(self) -> list[list[nn.Parameter]]:
+        """Parameters from the words upwards, as they are frozen: those of no layer, then each layer's.
+
+        Raises:
+            ConfigError: the encoder has no list of as many layers as its description says.
+        """
+        number = getattr(self.transformer.config, "num_hidden_layers", None)  # type: ignore[union-attr]
+        stacks = [m for m in self.transformer.modules() if isinstance(m, nn.ModuleList) and len(m) == number]
+        if not stacks:
+            raise ConfigError(f"text_encoder.freeze: {type(self.transformer).__name__} has no list of {number} layers")
+        layers = [list(layer.parameters()) for layer in stacks[0]]
+        inside = {id(parameter) for layer in layers for parameter in layer}
+        return [[p for p in self.transformer.parameters() if id(p) not in inside], *layers]
+
     def forward(self, input_ids: Tensor, text_length: Tensor) -> Tensor:
         """``input_ids`` [B, L], of which ``text_length`` [B] are text -> [B, D]. Padding is never attended to."""
         kept = torch.arange(input_ids.shape[1], device=input_ids.device) < text_length[:, None]

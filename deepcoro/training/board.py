@@ -31,8 +31,10 @@ from torch.utils.tensorboard.summary import custom_scalars
 
 from deepcoro.config import Config, LossWeights
 from deepcoro.config_section import flatten
+from deepcoro.models.multitask import MultitaskModel
 from deepcoro.training.pictures import Pictures
 
+MODEL_FILE = "model.json"
 _LAYOUT = {  # tab "Custom Scalars": curves that are read against each other, in one chart; tags are regular expressions
     "Training": {
         "losses": ["Multiline", ["loss/.*"]],
@@ -58,6 +60,8 @@ _LEGEND = """\
 `pictures/reconstruction/n`, of row *n* of the table of reports: some frames, what the model was shown of them, and the
 hidden tokens as it predicts them. Where predictions are normalised, each hidden token has its own true mean and
 deviation put back: only the pattern inside a token is the model's own.
+
+`pictures/attention/n`, of the same row: some frames, and where the video embedding comes from, the redder the more.
 
 `pictures/similarity`: cosine of each video (down) with each report (across), -1 blue, 0 white, 1 red; pairs of equal
 reports are outlined. Rows without report are left out.
@@ -89,14 +93,16 @@ class Board:
     def pictures(self, step: int, pictures: Pictures) -> None:
         """Write what was drawn at ``step``; what is absent is left out.
 
-        Images ``pictures/reconstruction/<n>``, where ``<n>`` is the row in the table of reports, and
-        ``pictures/similarity``, and the texts ``reports`` and, once a start, ``legend``.
+        Images ``pictures/reconstruction/<n>`` and ``pictures/attention/<n>``, where ``<n>`` is the row in the table of
+        reports, and ``pictures/similarity``, and the texts ``reports`` and, once a start, ``legend``.
         """
         summary = Summary()
         for number, strip in enumerate(pictures.strips if pictures.strips is not None else []):
             summary.value.append(_image(f"pictures/reconstruction/{number}", strip))
         if pictures.similarity is not None:
             summary.value.append(_image("pictures/similarity", pictures.similarity))
+        for number, picture in enumerate(pictures.attention if pictures.attention is not None else []):
+            summary.value.append(_image(f"pictures/attention/{number}", picture))
         if pictures.reports:
             summary.MergeFrom(text_pb("reports", reports_table(pictures.reports)))
         if not summary.value:
@@ -212,6 +218,16 @@ class Board:
     def _trim_metrics(self) -> None:
         _keep_lines_before(self._run / "metrics.jsonl", self._first_step)
         self._is_trimmed = True
+
+
+def describe_model(run: Path, model: MultitaskModel) -> None:
+    """Write ``model.json``: the parameters of each component with those that are trained, and what weights the model
+    began with. Where it cannot be written the run goes on."""
+    described = {"parameters": model.num_parameters(), "loaded": model.loaded}
+    try:
+        (run / MODEL_FILE).write_text(json.dumps(described, indent=1) + "\n")
+    except OSError as error:
+        note(run, f"{MODEL_FILE} could not be written: {error}")
 
 
 def note(run: Path, text: str) -> None:

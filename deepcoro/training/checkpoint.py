@@ -87,8 +87,7 @@ def _write(
         config.save(scratch / "config.yaml")
         if (run / "tokenizer").is_dir():
             shutil.copytree(run / "tokenizer", scratch / "tokenizer")
-        if model.text_encoder is not None:
-            model.text_encoder.save_config(scratch / "text_encoder")
+        model.save_descriptions(scratch)
         files = {
             str(path.relative_to(scratch)): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
             for path in sorted(scratch.rglob("*"))
@@ -234,7 +233,7 @@ def load_model(checkpoint: Path) -> tuple[MultitaskModel, Config]:
     """A verified checkpoint's model, in evaluation mode, and the config it was trained with. Nothing is fetched."""
     verify_checkpoint(checkpoint)
     config = Config.load(checkpoint / "config.yaml")
-    model = MultitaskModel.from_architecture(config, checkpoint / "text_encoder")
+    model = MultitaskModel.from_architecture(config, checkpoint)
     load_weights(checkpoint, model)
     return model.eval(), config
 

@@ -30,7 +30,7 @@ from deepcoro.errors import DeepCoroError, SaveError, TrainingError
 from deepcoro.losses.multitask import LossWeightScheduler, MultitaskLoss
 from deepcoro.models.multitask import MultitaskModel
 from deepcoro.training import validation
-from deepcoro.training.board import Board, note, note_problems
+from deepcoro.training.board import Board, describe_model, note, note_problems
 from deepcoro.training.checkpoint import (
     committed_steps,
     drop_checkpoints_after,
@@ -86,9 +86,9 @@ class Worker:
         self.step = 0
         self.counters = {"blind_steps": 0, "lost_views": 0, "starts": 0}
         if checkpoint is None:
-            self.model = MultitaskModel.from_pretrained_text(config)
+            self.model = MultitaskModel.from_sources(config)
         else:
-            self.model = MultitaskModel.from_architecture(config, checkpoint / "text_encoder")
+            self.model = MultitaskModel.from_architecture(config, checkpoint)
             load_weights(checkpoint, self.model)
         self.model.to(self.device).train()  # a text encoder comes from its source in evaluation mode
         self.optimizer = build_optimizer(self.model, config.optim)
@@ -112,6 +112,7 @@ class Worker:
             started.touch()
             drop_checkpoints_after(self.run, self.step)
             validation.drop_results_after(self.run, self.step)
+            describe_model(self.run, self.model)
             self.board = Board(self.run, self.step + 1)
             validation.post_results(self.board, self.run, config, validation.unposted_steps(self.run))
         self.positions = PositionLog(self.run, self.step, self.group)

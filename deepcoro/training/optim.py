@@ -29,6 +29,7 @@ def parameter_groups(model: MultitaskModel, optim: OptimConfig) -> list[dict[str
     }
     components = {
         "video_encoder": "video",
+        "view_embedding": "video",
         "study_pooling": "video",
         "video_projection": "video",
         "text_projection": "video",
@@ -108,5 +109,5 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> dict[
 
 
 def _is_decayed(name: str, parameter: nn.Parameter) -> bool:
-    plain = ("probe", "mask_token", "position_embedding", "logit_scale", "logit_bias")
+    plain = ("probe", "mask_token", "class_token", "position_embedding", "logit_scale", "logit_bias")
     return parameter.ndim > 1 and not any(word in name for word in plain)

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from deepcoro.config import Config
 from deepcoro.data.text import ReportTokenizer
-from deepcoro.models.layers import gather_tokens
+from deepcoro.evaluation.units import embed_unit_texts, write_texts
+from deepcoro.models.layers import AttentionPool, gather_tokens
 from deepcoro.models.multitask import MultitaskModel
 from deepcoro.models.video_encoder import patchify, unpatchify
 
@@ -25,6 +26,7 @@ _NUM_FRAMES = 8  # of a strip, at most
 _GAP = 1  # white pixels around each frame of a strip
 _HIDDEN_GREY = 128
 _CELL = 24  # pixels of a similarity's square
+_MOST_RED = 0.7  # of a pixel's colour, where a token has the clip's largest weight
 _OUTLINE = 2  # pixels of the black line around a positive
 
 # Cosine -1, 0 and 1 as blue, white and red; the scale never moves, so that pictures of two steps can be compared.
@@ -38,6 +40,7 @@ class Pictures:
     strips: np.ndarray | None = None  # uint8 [rows, H', W'], grey
     reports: list[tuple[str, str, str]] = field(default_factory=list)  # unit_id, true, written
     similarity: np.ndarray | None = None  # uint8 [h, w, 3]
+    attention: np.ndarray | None = None  # uint8 [rows, H', W', 3]
 
 
 @torch.no_grad()
@@ -62,6 +65,8 @@ def draw_pictures(
             none), and the one that it writes, greedily.
         ``similarity``, where contrastive is in use and a row has a report: cosine of each video (down) with each
             report (across) from blue (-1) over white (0) to red (1), pairs of equal reports outlined in black.
+        ``attention``, where contrastive is in use and tokens are pooled by attention: a row's first valid view, and
+            below it where the pooled vector comes from.
     """
     kept = batch["valid"].any(dim=1)
     names = [str(unit) for unit, keep in zip(batch["unit_id"], kept.tolist(), strict=True) if keep]
@@ -74,9 +79,17 @@ def draw_pictures(
         if not config.needs_text:
             return Pictures(strips)
         tokens = model.video_encoder(clip.flatten(0, 1))
-        reports = _reports(model, config, batch, tokens, tokenizer, names) if model.captioning_decoder else []
-        similarity = _similarity(model, batch, tokens) if model.video_projection is not None else None
-    return Pictures(strips, reports, similarity)
+        reports = _reports(model, batch, tokens, tokenizer, names) if model.captioning_decoder else []
+        if model.video_projection is None:
+            return Pictures(strips, reports)
+        similarity = _similarity(model, batch, tokens)
+        attention = None
+        if isinstance(model.video_encoder.pool, AttentionPool):
+            rows, view = torch.arange(len(clip), device=clip.device), batch["valid"].int().argmax(dim=1)
+            weights = model.video_encoder.pool.weights(tokens).unflatten(0, tuple(batch["valid"].shape))[rows, view]
+            of_grid = weights[:, model.video_encoder.num_prefix_tokens :].unflatten(1, config.grid)  # type: ignore[misc]
+            attention = attention_picture(batch["clip"][rows, view].cpu().numpy(), of_grid.cpu().numpy())
+    return Pictures(strips, reports, similarity, attention)
 
 
 @contextlib.contextmanager
@@ -98,11 +111,11 @@ def _strips(model: MultitaskModel, config: Config, batch: dict[str, Any], clip: 
     original, clip = batch["clip"][rows, view], clip[rows, view]  # [B, T, H, W]
     order, k = batch["mask_order"][rows, view], config.num_visible
     prediction, _ = model.reconstruct(clip, order, k)
-    tubelets, places = patchify(clip, config.video_encoder.tubelet), order[:, k:, None]
+    tubelets, places = patchify(clip, config.tubelet), order[:, k:, None]
     pixels = model.masked_video_modeling.to_pixels(prediction, gather_tokens(tubelets, order[:, k:]))
     is_hidden = torch.zeros_like(tubelets, dtype=torch.bool).scatter(1, places.expand_as(pixels), True)
     filled = tubelets.scatter(1, places.expand_as(pixels), pixels.to(tubelets.dtype))
-    is_hidden, filled = (unpatchify(x, config.grid, config.video_encoder.tubelet) for x in (is_hidden, filled))
+    is_hidden, filled = (unpatchify(x, config.grid, config.tubelet) for x in (is_hidden, filled))
     grey = (filled * model.pixel_std + model.pixel_mean).round().clamp(0, 255).to(torch.uint8)
     masked = original.masked_fill(is_hidden, _HIDDEN_GREY)
     lines = torch.stack([original, masked, torch.where(is_hidden, grey, original)], dim=1)  # [B, 3, T, H, W]
@@ -113,33 +126,41 @@ def _strips(model: MultitaskModel, config: Config, batch: dict[str, Any], clip: 
 
 
 def _reports(
-    model: MultitaskModel,
-    config: Config,
-    batch: dict[str, Any],
-    tokens: Tensor,
-    tokenizer: ReportTokenizer | None,
-    names: list[str],
+    model: MultitaskModel, batch: dict[str, Any], tokens: Tensor, tokenizer: ReportTokenizer | None, names: list[str]
 ) -> list[tuple[str, str, str]]:
     assert model.captioning_decoder is not None and tokenizer is not None
-    written = model.captioning_decoder.generate(
-        *model.memory(tokens, batch["valid"]),
-        tokenizer.start_id,
-        tokenizer.end_id,
-        tokenizer.pad_id,
-        config.captioning.max_generation_length,
-    )
-    texts = zip(names, batch["input_ids"].tolist(), written.tolist(), strict=True)
-    return [(name, tokenizer.decode(true), tokenizer.decode(own)) for name, true, own in texts]
+    written = write_texts(model, tokenizer, tokens, batch["valid"], batch["angles"], greedy=True)
+    return [
+        (name, tokenizer.decode(true), own)
+        for name, true, own in zip(names, batch["input_ids"].tolist(), written, strict=True)
+    ]
 
 
 def _similarity(model: MultitaskModel, batch: dict[str, Any], tokens: Tensor) -> np.ndarray | None:
     told = batch["has_report"]
     if not told.any():
         return None
-    video = model.embed_video(tokens, batch["valid"])[told]
-    text = model.embed_text(batch["input_ids"][told], batch["text_length"][told])
+    video = model.embed_units(tokens, batch["valid"], batch["angles"])[told]
+    text = embed_unit_texts(model, batch)[told]
     key = batch["report_key"][told]
     return similarity_picture((video @ text.T).cpu().numpy(), (key[:, None] == key).cpu().numpy())
+
+
+def attention_picture(clips: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """``clips`` [B, T, H, W] uint8 and ``weights`` [B, t, h, w] of their tokens -> uint8 [B, H', W', 3]: up to 8 evenly
+    spaced frames, and below them the same, the redder the more weight a token has; full red is the clip's largest."""
+    frames = np.linspace(0, clips.shape[1] - 1, min(_NUM_FRAMES, clips.shape[1])).round().astype(int)
+    scale = [pixels // tokens for pixels, tokens in zip(clips.shape[1:], weights.shape[1:], strict=True)]
+    for axis, times in enumerate(scale, start=1):
+        weights = weights.repeat(times, axis=axis)
+    share = (_MOST_RED * weights / weights.max(axis=(1, 2, 3), keepdims=True))[:, frames, ..., None]
+    grey = clips[:, frames, ..., None].repeat(3, axis=-1).astype(np.float64)
+    lit = grey * (1 - share) + np.array([255, 0, 0]) * share
+    lines = np.stack([grey, lit], axis=1).round().astype(np.uint8)  # [B, 2, frames, H, W, 3]
+    edge = [(0, 0)] * 3 + [(_GAP, _GAP)] * 2 + [(0, 0)]
+    shown = np.pad(lines, edge, constant_values=255)
+    num, _, _, height, width, _ = shown.shape
+    return shown.transpose(0, 1, 3, 2, 4, 5).reshape(num, 2 * height, len(frames) * width, 3)
 
 
 def similarity_picture(cosine: np.ndarray, positive: np.ndarray) -> np.ndarray:

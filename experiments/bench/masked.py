@@ -8,7 +8,7 @@ from __future__ import annotations
 import click
 import torch
 
-from deepcoro.config import ENCODER_SIZES
+from deepcoro.config_encoder import ENCODER_SIZES
 from deepcoro.models.video_encoder import VideoEncoder
 from experiments.bench.paired import machine, print_json, time_pairs
 

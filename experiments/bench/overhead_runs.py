@@ -51,7 +51,7 @@ def bare(config: Config) -> None:
     order = Order(len(units), config.seed)
     positions = [np.arange(begin, begin + size) for begin in range(0, _BATCHES_HELD * size, size)]
     batches = [to_torch(trim_text(dict(reader.read(p, order.units(p)))), device) for p in positions]
-    model = MultitaskModel.from_pretrained_text(config).train()
+    model = MultitaskModel.from_sources(config).train()
     optimizer = build_optimizer(model, config.optim)
     loss = MultitaskLoss.from_config(config)
     weights = config.loss.weights.model_dump()

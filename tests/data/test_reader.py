@@ -124,7 +124,7 @@ def test_text_is_padded_to_the_batch(read):
 def test_a_study_gives_its_views_and_whole_report(read, report_tokenizer):
     study = ("data.unit=study", "data.num_videos=3")
     batch = read(*study)(["s0", "s1", "s4"])
-    assert batch["valid"].tolist() == [[True, True, False], [True, False, False], [False, False, False]]
+    assert batch["valid"].tolist() == [[True, True], [True, False], [False, False]]
     assert batch["has_report"].tolist() == [True, True, False]
     assert batch["unit_id"].tolist() == ["s0", "s1", "s4"]
     text = report_tokenizer.decode(batch["input_ids"][0])

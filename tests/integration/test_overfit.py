@@ -68,7 +68,7 @@ def test_sixteen_studies_are_learnt_by_heart(phantom, phantom_text):
     rows = UnitReader(config, units, tokenizer, training=False).read(sixteen, sixteen)
     batch = to_torch(rows, torch.device("cpu"))
     torch.manual_seed(0)
-    model = MultitaskModel.from_pretrained_text(config).train()
+    model = MultitaskModel.from_sources(config).train()
     optimizer = build_optimizer(model, config.optim)
     loss = MultitaskLoss(label_smoothing=0.0)
     for step in range(STEPS):

@@ -75,7 +75,10 @@ def test_views_that_are_not_there_change_nothing(tiny_config, tiny_model, random
     changed["clip"][~batch["valid"]] = 255 - changed["clip"][~batch["valid"]]
     after = model(changed)
     alone = model(
-        {key: value[:1, :1] if key in ("clip", "valid", "mask_order") else value[:1] for key, value in batch.items()}
+        {
+            key: value[:1, :1] if key in ("clip", "valid", "angles", "mask_order") else value[:1]
+            for key, value in batch.items()
+        }
     )
     for name in ("video_embedding", "caption_logits"):
         assert torch.allclose(after[name], before[name], atol=1e-6)
@@ -141,7 +144,7 @@ def test_every_trainable_parameter_receives_a_gradient_and_a_group(tiny_config, 
 
 def test_masked_modelling_alone_builds_nothing_for_text(tiny_config, random_batch):
     config = tiny_config("loss.weights.contrastive=0", "loss.weights.captioning=0", "text_encoder.name=/nowhere")
-    model = MultitaskModel.from_pretrained_text(config)
+    model = MultitaskModel.from_sources(config)
     assert model.text_encoder is None
     assert model.captioning_decoder is None
     assert {name.split(".")[0] for name, _ in model.named_parameters()} == {"video_encoder", "masked_video_modeling"}
@@ -158,7 +161,7 @@ def test_masked_modelling_alone_builds_nothing_for_text(tiny_config, random_batc
 
 def test_captioning_alone_builds_no_text_encoder(tiny_config, random_batch):
     config = tiny_config("loss.weights.contrastive=0", "loss.weights.masked_modeling=0", "text_encoder.name=/nowhere")
-    model = MultitaskModel.from_pretrained_text(config)
+    model = MultitaskModel.from_sources(config)
     out = model(random_batch(config), config.num_visible)
     assert set(out) == {"caption_logits"}
     optimizer = build_optimizer(model, config.optim)
@@ -192,7 +195,7 @@ def test_a_batch_without_anything_valid_is_finite(model, config, random_batch):
 
 
 def test_a_backbone_of_ones_own_is_taken_by_module_and_name(tiny_config, tiny_model):
-    built = tiny_model(tiny_config("video_encoder.name=deepcoro.models.video_encoder:VideoEncoder"))
+    built = tiny_model(tiny_config("video_encoder.name=deepcoro.models.video_encoder:VideoEncoder.from_config"))
     assert type(built.video_encoder) is VideoEncoder
     for name in ("resnet", "nowhere.at_all:Net", "deepcoro.models.video_encoder:Nothing", ":Net"):
         with pytest.raises(ConfigError, match="none of tubelet"):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from deepcoro.models.layers import AttentionPool, DropPath, gather_tokens, sincos_positions
+from deepcoro.models.layers import AttentionPool, DropPath, gather_tokens
+from deepcoro.models.positions import sincos_positions
 from deepcoro.models.video_encoder import VideoEncoder, patchify, unpatchify
 
 GRID, TUBELET = (2, 3, 3), (2, 8, 8)

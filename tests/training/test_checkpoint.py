@@ -290,7 +290,7 @@ def test_masked_modelling_alone_comes_back_too(tiny_config, tmp_path, random_bat
     from deepcoro.models.multitask import MultitaskModel
 
     config = tiny_config("loss.weights.contrastive=0", "loss.weights.captioning=0")
-    model = MultitaskModel.from_pretrained_text(config).eval()
+    model = MultitaskModel.from_sources(config).eval()
     loaded, _ = load_model(save_checkpoint(tmp_path, 1, model, {"step": 1}, config, "d"))
     batch = random_batch(config)
     assert torch.equal(loaded(batch, 4)["prediction"], model(batch, 4)["prediction"])

@@ -33,7 +33,7 @@ def run_case(case, rank, world):
 
     config = case["config"]
     torch.manual_seed(0)
-    model = bare = MultitaskModel.from_pretrained_text(config).double()
+    model = bare = MultitaskModel.from_sources(config).double()
     bare.load_state_dict(case["weights"])
     if world > 1:
         model = torch.nn.parallel.DistributedDataParallel(bare)

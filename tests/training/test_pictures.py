@@ -133,7 +133,9 @@ def test_reports_stand_beside_what_the_decoder_writes_greedily(tiny_config, tiny
     assert [true for _, true, _ in reports] == [*REPORTS[:3], ""]
     model.eval()
     with torch.no_grad():
-        memory = model.memory(model.video_encoder(model.normalise(batch["clip"]).flatten(0, 1)), batch["valid"])
+        memory = model.memory(
+            model.video_encoder(model.normalise(batch["clip"]).flatten(0, 1)), batch["valid"], batch["angles"]
+        )
         ids = torch.full((4, 1), report_tokenizer.start_id)
         for _ in range(16):
             ids = torch.cat([ids, model.captioning_decoder(ids, *memory)[:, -1:].argmax(-1)], dim=1)
@@ -145,8 +147,8 @@ def test_videos_go_down_reports_across_and_true_pairs_are_outlined(tiny_config, 
     model, batch = tiny_model(config), batch_of(config)
     batch["has_report"][1] = False
     unit = torch.eye(3)
-    model.embed_video = lambda tokens, valid: torch.stack([unit[0], unit[2], unit[1], -unit[1]])
-    model.embed_text = lambda ids, lengths: torch.stack([unit[0], unit[1], unit[0]])[: len(ids)]
+    model.embed_units = lambda tokens, valid, angles: torch.stack([unit[0], unit[2], unit[1], -unit[1]])
+    model.embed_text = lambda ids, lengths: torch.stack([unit[0], unit[2], unit[1], unit[0]])
     picture = draw_pictures(model, config, batch, report_tokenizer).similarity
     centres = picture[12::24, 12::24]
     red, white, blue = [178, 24, 43], [247, 247, 247], [33, 102, 172]

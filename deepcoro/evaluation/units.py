@@ -1,0 +1,66 @@
+"""What a model makes of units, whether its losses took their clips by themselves or together.
+
+Letters: B units, V views, N tokens of a clip, D width, E embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deepcoro.data.text import ReportTokenizer
+from deepcoro.levels import rows_at_level
+from deepcoro.models.multitask import MultitaskModel
+
+
+def embed_unit_texts(model: MultitaskModel, batch: Mapping[str, Any]) -> Tensor:
+    """The counterpart of ``MultitaskModel.embed_units``: a vector [B, E] of length 1 of each unit's text, or of the
+    different texts of its clips."""
+    rows = rows_at_level(batch, model.config.level("contrastive"))
+    embedded = model.embed_text(rows["input_ids"], rows["text_length"])
+    if rows is batch:
+        return embedded
+    key, told = batch["clip_report_key"], batch["clip_has_report"]
+    said_before = ((key[:, :, None] == key[:, None]) & told[:, None]).tril(-1).any(dim=2)
+    first = told & ~said_before
+    of_clips = torch.where(first.unsqueeze(-1), embedded.unflatten(0, tuple(told.shape)), 0)
+    return F.normalize(of_clips.sum(dim=1), dim=-1)
+
+
+def write_texts(
+    model: MultitaskModel, words: ReportTokenizer, tokens: Tensor, valid: Tensor, angles: Tensor, greedy: bool = False
+) -> list[str]:
+    """Texts [B] of units with video ``tokens`` [B*V, N, D], views ``valid`` [B, V] from ``angles`` [B, V, 2].
+
+    Where the model writes about clips by themselves, a unit's text is what is written of its clips, each text of
+    which is said once.
+
+    Args:
+        greedy: whatever the config says of writing: a metric must not depend on luck.
+    """
+    assert model.captioning_decoder is not None
+    part = model.config.captioning
+    ids = model.captioning_decoder.generate(
+        *model.memory(tokens, valid, angles),
+        words.start_id,
+        words.end_id,
+        words.pad_id,
+        part.max_generation_length,
+        part.do_sample and not greedy,
+        part.temperature,
+    )
+    texts = [words.decode(row) for row in ids.tolist()]
+    if len(texts) == len(valid):
+        return texts
+    views = valid.shape[1]
+    kept = [text if there else None for text, there in zip(texts, valid.flatten().tolist(), strict=True)]
+    return [join_texts(kept[begin : begin + views]) for begin in range(0, len(kept), views)]
+
+
+def join_texts(texts: Sequence[str | None]) -> str:
+    """Texts of one study's clips after each other; what was said before is not said again."""
+    return " ".join(dict.fromkeys(text for text in texts if text is not None))
