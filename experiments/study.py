@@ -1,4 +1,4 @@
-"""Clips of a study together, or each by itself: what pooling a study's views gains, on phantoms with four cines a study.
+"""Clips of a study together, or each by itself: what pooling views gains, on phantoms with four cines a study.
 
     python -m experiments.study [--seeds 3] [--num-studies 600]
 
