@@ -19,7 +19,7 @@ import torch
 from deepcoro.config import Config
 from deepcoro.data.decode import decode_frames
 from deepcoro.data.reader import UnitReader
-from deepcoro.data.schema import Batch
+from deepcoro.data.schema import UNITS, Batch
 from deepcoro.data.tables import PreparedDataset
 from deepcoro.data.text import ReportTokenizer
 from deepcoro.errors import DataError, DeepCoroError, ResourceError
