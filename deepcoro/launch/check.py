@@ -177,7 +177,7 @@ class Check:
         if not batch["valid"].any():
             raise DataError(f"none of {len(some)} {UNITS[part.unit]} could be read: {batch['problem'][0]}")
         read = f"{int(batch['valid'].any(axis=1).sum())} of {len(some)} read"
-        return f"{len(units)} training {UNITS[part.unit]}, {int(units.has_text().sum())} with text; {read}, as {_shape(batch)}"
+        return f"{len(units)} training {UNITS[part.unit]}, {len(told)} with text; {read}, as {_shape(batch)}"
 
     def tokens(self) -> str:
         """A report becomes tokens and text again."""
