@@ -49,7 +49,7 @@ def experiment(level: str = "study", seed: int = 0) -> Config:
         "text_encoder": {"name": str(DATA / "text_encoder")},
         "contrastive": {"level": level, "logit_bias": -2.0 if level == "study" else -3.4},  # -log(rows - 1)
         "captioning": {"level": level, "max_position_embeddings": 192, "max_generation_length": 160},
-        "training": {"num_steps": 500, "batch_size": 8, "checkpoint_every": 250},
+        "training": {"num_steps": 1000, "batch_size": 8, "checkpoint_every": 500},
     }
     return demo.experiment().merge(changes)
 
