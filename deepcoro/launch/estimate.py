@@ -169,6 +169,7 @@ def synthetic_batch(config: Config, rows: int, text_tokens: int, device: torch.d
     batch: dict[str, Any] = {
         "clip": torch.randint(0, 256, shape, generator=chance, dtype=torch.uint8),
         "valid": torch.ones(rows, views, dtype=torch.bool),
+        "angles": torch.zeros(rows, views, 2),
         "mask_order": torch.from_numpy(np.stack(orders).astype(np.int64)).view(rows, views, -1),
         "has_report": torch.full((rows,), config.needs_text),
         "report_key": torch.arange(1, rows + 1),
@@ -180,6 +181,10 @@ def synthetic_batch(config: Config, rows: int, text_tokens: int, device: torch.d
             "text_length": torch.full((rows,), text_tokens),
             "prefix_length": torch.ones(rows, dtype=torch.long),
         }
+    if config.needs_clip_texts:
+        of_texts = ("has_report", "report_key", "input_ids", "text_length", "prefix_length")
+        for name in of_texts:
+            batch[f"clip_{name}"] = batch[name][:, None].repeat(1, views, *[1] * (batch[name].ndim - 1))
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
