@@ -172,22 +172,19 @@ def test_half_precision_is_close(mode):
 @pytest.mark.parametrize("mode", MODES)
 def test_the_compiler_sees_one_graph(mode, saves, masked):
     torch._dynamo.reset()
-    encoder = make_encoder(checkpoint_activations=saves, drop_path=0.1, **mode).train()
+    encoder = make_encoder(depth=1, checkpoint_activations=saves, **mode).train()
     visible = orders(number=5) if masked else None
     names = set(encoder.state_dict())
-    torch.manual_seed(3)
     wanted = encoder(clips(), visible)
     encoder.compile(fullgraph=True, backend="eager")
-    torch.manual_seed(3)
     assert torch.allclose(encoder(clips(), visible), wanted, atol=1e-6)
     assert set(encoder.state_dict()) == names
 
 
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("mode", [MODES[0], MODES[11]])
+@pytest.mark.parametrize(("mode", "masked"), [(MODES[0], True), (MODES[11], False)])
 def test_the_compiled_backward_pass_is_the_plain_one(mode, masked):
     torch._dynamo.reset()
-    encoder = make_encoder(**mode).train()
+    encoder = make_encoder(depth=1, **mode).train()
     visible = orders(number=5) if masked else None
     wanted = outputs_and_gradients(encoder, visible)
     encoder.compile(fullgraph=True, backend="aot_eager")
@@ -199,7 +196,7 @@ def test_the_compiled_backward_pass_is_the_plain_one(mode, masked):
 @pytest.mark.parametrize("mode", [MODES[0], MODES[11]])
 def test_the_real_compiler_gives_the_same_tokens_for_dense_and_masked_clips_and_other_batches(mode):
     torch._dynamo.reset()
-    plain, compiled = make_encoder(**mode).train(), make_encoder(**mode).train()
+    plain, compiled = make_encoder(depth=1, **mode).train(), make_encoder(depth=1, **mode).train()
     compiled.compile(fullgraph=True)
     for rows, visible in ((2, None), (2, orders(number=5)), (3, None)):
         for got, wanted in zip(
