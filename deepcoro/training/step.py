@@ -108,7 +108,7 @@ def train_step(
     return StepResult(losses, total, grad_norm, counted["views"] / counted["places"], counted["lost"])
 
 
-def compile_encoder(model: nn.Module) -> None:
+def compile_encoder(model: nn.Module, backend: str = "inductor") -> None:
     """Compile the video encoder of ``model``, where most of a step is spent, in place: names of weights stay, and a
     checkpoint knows nothing of it.
 
@@ -117,7 +117,7 @@ def compile_encoder(model: nn.Module) -> None:
     """
     # Under DDP torch would cut the graph at each bucket of gradients, and refuses to where blocks are computed again.
     torch._dynamo.config.optimize_ddp = False
-    model.video_encoder.compile()  # type: ignore[operator, union-attr]
+    model.video_encoder.compile(backend=backend)  # type: ignore[operator, union-attr]
 
 
 def _without_sync(model: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
