@@ -51,7 +51,9 @@ class VideoEncoderConfig(Section):
     # "kinetics400" or a torch file of the predecessor. The architecture is then the checkpoint's.
     pretrained: str | None = None
     allow_mismatch: bool = False  # begin although weights are missing there, or some have no place here
-    size: Literal["tiny", "small", "base", "large"] = "base"  # gives width, depth and num_heads
+    size: Literal["tiny", "small", "base", "large"] = (
+        "base"  # gives width, depth and num_heads, unless a checkpoint does
+    )
     width: Positive | None = None
     depth: Positive | None = None
     num_heads: Positive | None = None
@@ -79,7 +81,7 @@ class VideoEncoderConfig(Section):
         given = {key: value for key, value in values.items() if value is not None}
         of_size = ENCODER_SIZES.get(values.get("size", ""), {}) if "size" in given else {}
         if values.get("pretrained") is not None and "width" not in given:
-            return of_size | given
+            return given  # whatever the size: a dumped config has one too, and would not stay open
         fixed = FIXED_ARCHITECTURES.get(values.get("name", ""), {})
         return ARCHITECTURE | of_size | fixed | given
 

@@ -4,6 +4,8 @@ Parameters are counted on torch's meta device, so that a large model takes no me
 from the shapes of the transformers that a row goes through, for an encoder built like the ones here; a backbone of the
 user's own may differ.
 
+The pooling of a study's clips is left out: it is next to nothing.
+
 Letters: n tokens of a row, m tokens that are attended to besides, d width, h width of the feed-forward, V vocabulary.
 """
 
@@ -44,6 +46,9 @@ class Pass:
         memory, memory_width: m and width of what it attends to besides its own tokens.
         outside: multiply-adds of the layers before and after its blocks, a row.
         vocabulary: V, where its output is a choice among words.
+        looks: for each attention of a block, how many tokens each one looks at; empty: one attention, at all n.
+        frozen: layers, from the bottom, that the backward pass does not reach, and with them what lies before.
+        computed_again: the backward pass has each layer's input, and computes the rest again.
     """
 
     layers: int
@@ -55,56 +60,91 @@ class Pass:
     memory_width: int = 0
     outside: int = 0
     vocabulary: int = 0
+    looks: tuple[int, ...] = ()
+    frozen: int = 0
+    computed_again: bool = False
 
     @property
-    def forward_flops(self) -> float:
-        """Operations of the matrix products: a multiply-add is two. Attention counts whole where it is causal too."""
+    def step_flops(self) -> float:
+        """Operations of the matrix products in a training step, a multiply-add being two. The backward pass costs twice
+        the forward one, and a layer that is computed again once more; what is frozen has no backward pass. Attention
+        counts whole where it is causal too."""
         n, m, d = self.tokens, self.memory, self.width
-        block = n * (4 * d * d + 2 * d * self.hidden) + 2 * n * n * d
+        block = sum(n * 4 * d * d + 2 * n * seen * d for seen in self.looks or (n,)) + n * 2 * d * self.hidden
         if m:
             block += 2 * n * d * d + 2 * m * self.memory_width * d + 2 * n * m * d
-        return 2.0 * self.clips * (self.layers * block + self.outside + n * d * self.vocabulary)
+        times = self.layers + (self.layers - self.frozen) * (3 if self.computed_again else 2)
+        outside = self.outside * (1 if self.frozen else 3)
+        return 2.0 * self.clips * (times * block + outside + 3 * n * d * self.vocabulary)
 
     @property
     def saved_values(self) -> float:
         """Numbers that the backward pass needs: of a block the inputs of its norms and products, queries, keys, values
         and what attention gives (after 2205.05198, section 4.1, with attention that keeps no n x n matrix)."""
         n, m, d = self.tokens, self.memory, self.width
-        block = n * (9 * d + 2 * self.hidden)
+        further = len(self.looks) - 1 if self.looks else 0
+        block = n * (9 * d + 2 * self.hidden) + further * 10 * n * d
         if m:
             block += 5 * n * d + 2 * m * d
-        return float(self.clips * (self.layers * block + 3 * n * self.vocabulary))
+        trained = self.layers - self.frozen
+        of_blocks = trained * n * d + min(1, trained) * block if self.computed_again else trained * block
+        return float(self.clips * (of_blocks + 3 * n * self.vocabulary))
 
 
 def passes(config: Config, model: MultitaskModel, text_tokens: int) -> list[Pass]:
     """The transformers that a row with a text of ``text_tokens`` goes through in a training step."""
     encoder, captioning, masked = config.video_encoder, config.captioning, config.masked_modeling
     assert encoder.width is not None and encoder.depth is not None
-    d, depth, views, n = encoder.width, encoder.depth, config.data.num_videos, config.num_tokens
+    d, views, n, c = encoder.width, config.data.num_videos, config.num_tokens, int(bool(encoder.class_token))
     pixels = math.prod(config.tubelet)
+
+    def rows(loss: str) -> int:
+        return views if config.level(loss) == "clip" else 1
+
+    def encoded(shown: int) -> Pass:
+        # Dense groups where all are shown; else all of them under a mask.
+        along, across = (config.grid[0], n // config.grid[0]) if shown == n else (shown, shown)
+        return Pass(
+            encoder.depth or 0,
+            d,
+            round((encoder.mlp_ratio or 4.0) * d),
+            c + shown,
+            views,
+            outside=shown * pixels * d,
+            looks=(along, c + across) if encoder.attention == "divided" else (),
+            frozen=round(encoder.freeze * (encoder.depth or 0)),
+            computed_again=encoder.checkpoint_activations,
+        )
+
     found = []
     if config.needs_text:
-        found.append(Pass(depth, d, 4 * d, n, views, outside=n * pixels * d))
+        found.append(encoded(n))
+    if config.loss.is_used("contrastive") and encoder.pool == "attention":
+        found.append(Pass(0, d, 0, c + n, views, outside=2 * (c + n) * d * d + 2 * (c + n) * d + 10 * d * d))
     if model.text_encoder is not None:
         about: Any = model.text_encoder.transformer.config
-        width = model.text_encoder.width
+        width, layers = model.text_encoder.width, getattr(about, "num_hidden_layers", 12)
         hidden = getattr(about, "intermediate_size", 4 * width)
-        found.append(Pass(getattr(about, "num_hidden_layers", 12), width, hidden, text_tokens))
+        frozen = round(config.text_encoder.freeze * layers)
+        found.append(Pass(layers, width, hidden, text_tokens, rows("contrastive"), frozen=frozen))
     if model.captioning_decoder is not None:
         assert captioning.vocab_size is not None
         shape = (captioning.num_layers, captioning.hidden_size, captioning.intermediate_size, text_tokens - 1)
-        found.append(Pass(*shape, memory=views * n, memory_width=d, vocabulary=captioning.vocab_size))
+        clips = rows("captioning")
+        seen = views // clips * (c + n)
+        found.append(Pass(*shape, clips, memory=seen, memory_width=d, vocabulary=captioning.vocab_size))
     if model.masked_video_modeling is not None:
         k, width = config.num_visible, masked.decoder_hidden_size
-        found.append(Pass(depth, d, 4 * d, k, views, outside=k * pixels * d))
+        # Backbones that are not ours replace hidden tokens at the stem, and compute them.
+        found.append(encoded(n if encoder.name in ("mvit", "transformers") else k))
         outside = k * d * width + (n - k) * width * pixels
         found.append(Pass(masked.decoder_layers, width, 4 * width, n, views, outside=outside))
     return found
 
 
 def step_flops(found: list[Pass], rows: int) -> float:
-    """Operations of a training step on ``rows``: the backward pass costs twice the forward one."""
-    return 3 * rows * sum(part.forward_flops for part in found)
+    """Operations of a training step on ``rows``."""
+    return rows * sum(part.step_flops for part in found)
 
 
 def activation_bytes(found: list[Pass], rows: int, precision: str) -> float:

@@ -44,7 +44,7 @@ from deepcoro.training.control import control_group, from_first, note_fatal, rai
 from deepcoro.training.optim import build_optimizer, load_optimizer, lr_factor, set_learning_rates
 from deepcoro.training.pictures import draw_pictures
 from deepcoro.training.positions import PositionLog
-from deepcoro.training.step import StepResult, train_step
+from deepcoro.training.step import StepResult, compile_encoder, train_step
 from deepcoro.training.throughput import Startup, Throughput
 
 _MAX_BLIND_STEPS = 10
@@ -102,6 +102,8 @@ class Worker:
                 self.scaler.load_state_dict(state["scaler"])
         self.counters["starts"] += 1
         self.saved_step = self.step
+        if config.training.compile:
+            compile_encoder(self.model)
         self.wrapped = _wrap(self.model, self.device)
         self.loss = MultitaskLoss.from_config(config)
         self.weights_at = _weights_at(config)

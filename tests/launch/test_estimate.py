@@ -35,6 +35,14 @@ VARIANTS = [
     ("data.unit=study", "data.num_videos=2", "masked_modeling.mask_ratio=0.5"),
     ("loss.weights.contrastive=0", "loss.weights.captioning=0"),
     ("loss.weights.masked_modeling=0",),
+    ("video_encoder.attention=divided", "video_encoder.class_token=true", "video_encoder.mlp_ratio=2"),
+    ("video_encoder.attention=divided", "loss.weights.masked_modeling=0", "video_encoder.depth=4"),
+    ("video_encoder.checkpoint_activations=true", "video_encoder.depth=4"),
+    ("video_encoder.freeze=0.5", "video_encoder.depth=4"),
+    ("video_encoder.freeze=1.0", "text_encoder.freeze=1.0"),
+    ("video_encoder.freeze=0.25", "video_encoder.checkpoint_activations=true", "video_encoder.depth=4"),
+    ("data.unit=study", "data.num_videos=3", "contrastive.level=study", "captioning.level=clip"),
+    ("data.unit=study", "data.num_videos=2", "contrastive.level=clip", "captioning.level=study"),
 ]
 
 
@@ -64,6 +72,9 @@ def test_activations_are_about_what_torch_keeps(tiny_config, tiny_model, variant
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         MultitaskLoss.from_config(config)(model(batch, config.num_visible), batch)
+        if config.video_encoder.checkpoint_activations:  # the backward pass of each encoding makes a block's anew
+            for number in (config.num_tokens, config.num_visible):
+                model.video_encoder.blocks[-1](torch.randn(ROWS, number, config.video_encoder.width))
     measured = sum(size for size, _ in kept.values())
     assert 0.6 < activation_bytes(passes(config, model, TOKENS), ROWS, "fp32") / measured < 1.4
 

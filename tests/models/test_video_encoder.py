@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from deepcoro.models.layers import AttentionPool, DropPath, gather_tokens
-from deepcoro.models.positions import sincos_positions
 from deepcoro.models.video_encoder import VideoEncoder, patchify, unpatchify
 
 GRID, TUBELET = (2, 3, 3), (2, 8, 8)
@@ -90,16 +89,6 @@ def test_a_clip_of_another_shape_is_told_both_shapes(encoder):
         encoder(torch.zeros(1, 4, 24, 32, dtype=torch.float64))
     with pytest.raises(ValueError, match=r"5 frames of 24x24"):
         VideoEncoder(5, 24, TUBELET, 24, 1, 2)
-
-
-def test_positions_are_different_and_by_hand():
-    positions = sincos_positions((2, 3, 4), 24)
-    assert positions.shape == (24, 24)
-    assert torch.cdist(positions, positions).fill_diagonal_(9).min() > 0.1
-    # 8 channels an axis: 4 rates 10000 ** -(0, 1/4, 1/2, 3/4), sine then cosine; token 1 2 3 is number 1*12 + 2*4 + 3.
-    rates = 10000.0 ** -(np.arange(4) / 4)
-    wanted = np.concatenate([f(place * rates) for place in (1, 2, 3) for f in (np.sin, np.cos)])
-    assert np.allclose(positions[23], wanted, atol=1e-6)
 
 
 def test_the_order_of_tokens_does_not_change_the_pooled_vector():

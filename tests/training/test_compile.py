@@ -1,0 +1,45 @@
+"""A step with a compiled video encoder is the plain one, bare and under DDP; a checkpoint knows nothing of it."""
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from deepcoro.losses.multitask import MultitaskLoss
+from deepcoro.training.optim import build_optimizer
+from deepcoro.training.step import compile_encoder, train_step
+
+
+@pytest.fixture
+def process_group(tmp_path):
+    before = torch._dynamo.config.optimize_ddp
+    torch._dynamo.reset()
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+    torch._dynamo.config.optimize_ddp = before
+
+
+def take_steps(config, model, wrapped, batches):
+    optimizer, loss = build_optimizer(model, config.optim), MultitaskLoss.from_config(config)
+    for batch in batches:
+        result = train_step(wrapped, loss, optimizer, [batch], loss.loss_weights, config.num_visible)
+    return result.total
+
+
+@pytest.mark.parametrize("ddp", [False, True])
+def test_steps_are_those_of_the_plain_encoder(process_group, tiny_config, tiny_model, random_batch, ddp):
+    config = tiny_config("video_encoder.checkpoint_activations=true", "video_encoder.attention=divided")
+    batches = [random_batch(config, rows=rows, seed=rows) for rows in (4, 3)]  # the second of another size
+    plain, compiled = tiny_model(config).train(), tiny_model(config).train()
+    compile_encoder(compiled, backend="eager")
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+    wrapped = torch.nn.parallel.DistributedDataParallel(compiled, broadcast_buffers=False) if ddp else compiled
+    totals = [take_steps(config, plain, plain, batches), take_steps(config, compiled, wrapped, batches)]
+    assert torch._dynamo.utils.counters["frames"]["ok"] > 0  # it was compiled
+    assert torch.allclose(*totals, atol=1e-5)
+    for (name, one), two in zip(plain.named_parameters(), compiled.parameters(), strict=True):
+        assert torch.allclose(one, two, atol=1e-5), name
+    plain.load_state_dict(compiled.state_dict())
+    with torch.no_grad():
+        outs = [model.eval()(random_batch(config, rows=2)) for model in (plain, compiled)]
+    assert torch.allclose(outs[0]["video_embedding"], outs[1]["video_embedding"], atol=1e-6)
