@@ -24,6 +24,7 @@ from deepcoro.config import Config
 from deepcoro.data.masking import mask_order
 from deepcoro.losses.multitask import MultitaskLoss
 from deepcoro.models.multitask import MultitaskModel
+from deepcoro.models.pretrained import own_description
 from deepcoro.models.text_encoder import TextEncoder
 from deepcoro.training.optim import build_optimizer
 from deepcoro.training.step import train_step
@@ -42,6 +43,8 @@ class Pass:
     Args:
         clips: how often it runs for the row, each time by itself.
         memory, memory_width: m and width of what it attends to besides its own tokens.
+        attentions: of a block to its own tokens; two where time and space are divided.
+        reach: tokens that one looks at in all of them; 0 for all n in each.
         outside: multiply-adds of the layers before and after its blocks, a row.
         vocabulary: V, where its output is a choice among words.
     """
@@ -55,12 +58,14 @@ class Pass:
     memory_width: int = 0
     outside: int = 0
     vocabulary: int = 0
+    attentions: int = 1
+    reach: int = 0
 
     @property
     def forward_flops(self) -> float:
         """Operations of the matrix products: a multiply-add is two. Attention counts whole where it is causal too."""
         n, m, d = self.tokens, self.memory, self.width
-        block = n * (4 * d * d + 2 * d * self.hidden) + 2 * n * n * d
+        block = n * (4 * self.attentions * d * d + 2 * d * self.hidden) + 2 * n * (self.reach or n) * d
         if m:
             block += 2 * n * d * d + 2 * m * self.memory_width * d + 2 * n * m * d
         return 2.0 * self.clips * (self.layers * block + self.outside + n * d * self.vocabulary)
@@ -70,7 +75,7 @@ class Pass:
         """Numbers that the backward pass needs: of a block the inputs of its norms and products, queries, keys, values
         and what attention gives (after 2205.05198, section 4.1, with attention that keeps no n x n matrix)."""
         n, m, d = self.tokens, self.memory, self.width
-        block = n * (9 * d + 2 * self.hidden)
+        block = n * ((4 + 5 * self.attentions) * d + 2 * self.hidden)
         if m:
             block += 5 * n * d + 2 * m * d
         return float(self.clips * (self.layers * block + 3 * n * self.vocabulary))
@@ -80,11 +85,14 @@ def passes(config: Config, model: MultitaskModel, text_tokens: int) -> list[Pass
     """The transformers that a row with a text of ``text_tokens`` goes through in a training step."""
     encoder, captioning, masked = config.video_encoder, config.captioning, config.masked_modeling
     assert encoder.width is not None and encoder.depth is not None
+    assert encoder.mlp_ratio is not None
     d, depth, views, n = encoder.width, encoder.depth, config.data.num_videos, config.num_tokens
+    h, attentions = round(encoder.mlp_ratio * d), 2 if encoder.attention == "divided" else 1
+    reach = config.grid[0] + n // config.grid[0] if attentions == 2 else 0
     pixels = math.prod(config.tubelet)
     found = []
     if config.needs_text:
-        found.append(Pass(depth, d, 4 * d, n, views, outside=n * pixels * d))
+        found.append(Pass(depth, d, h, n, views, outside=n * pixels * d, attentions=attentions, reach=reach))
     if model.text_encoder is not None:
         about: Any = model.text_encoder.transformer.config
         width = model.text_encoder.width
@@ -96,7 +104,8 @@ def passes(config: Config, model: MultitaskModel, text_tokens: int) -> list[Pass
         found.append(Pass(*shape, memory=views * n, memory_width=d, vocabulary=captioning.vocab_size))
     if model.masked_video_modeling is not None:
         k, width = config.num_visible, masked.decoder_hidden_size
-        found.append(Pass(depth, d, 4 * d, k, views, outside=k * pixels * d))
+        reach = 2 * k if attentions == 2 else 0  # of the visible ones each is compared with each, under a mask
+        found.append(Pass(depth, d, h, k, views, outside=k * pixels * d, attentions=attentions, reach=reach))
         outside = k * d * width + (n - k) * width * pixels
         found.append(Pass(masked.decoder_layers, width, 4 * width, n, views, outside=outside))
     return found
@@ -144,7 +153,7 @@ def empty_model(config: Config) -> MultitaskModel:
         ConfigError: no such video encoder.
     """
     with _Weightless():
-        return MultitaskModel(config, _random_text_encoder(config))
+        return MultitaskModel(config, _random_text_encoder(config), own_description(config))
 
 
 def _random_text_encoder(config: Config) -> TextEncoder | None:
@@ -169,6 +178,7 @@ def synthetic_batch(config: Config, rows: int, text_tokens: int, device: torch.d
     batch: dict[str, Any] = {
         "clip": torch.randint(0, 256, shape, generator=chance, dtype=torch.uint8),
         "valid": torch.ones(rows, views, dtype=torch.bool),
+        "angles": torch.zeros(rows, views, 2),
         "mask_order": torch.from_numpy(np.stack(orders).astype(np.int64)).view(rows, views, -1),
         "has_report": torch.full((rows,), config.needs_text),
         "report_key": torch.arange(1, rows + 1),
@@ -188,7 +198,7 @@ def time_step(config: Config, rows: int, text_tokens: int, device: torch.device,
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        model = MultitaskModel(config, _random_text_encoder(config)).to(device).train()
+        model = MultitaskModel(config, _random_text_encoder(config), own_description(config)).to(device).train()
         optimizer = build_optimizer(model, config.optim)
         batch, loss = synthetic_batch(config, rows, text_tokens, device), MultitaskLoss.from_config(config)
         weights: Mapping[str, float] = (
