@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -23,6 +24,9 @@ from deepcoro.config import Config
 from deepcoro.data.reader import UnitReader
 from deepcoro.data.tables import PreparedDataset
 from deepcoro.models.text_encoder import save_small_text_encoder
+
+if TYPE_CHECKING:
+    from data_prep.phantom.preset import Preset
 
 DATA = Path("data/demo")
 
@@ -73,9 +77,9 @@ def experiment() -> Config:
     )
 
 
-def prepare(data: Path, config: Config, num_studies: int, seed: int) -> None:
-    """Phantom DICOM files, the prepared dataset, and a text encoder with a tokenizer of the training reports, in the
-    folder ``data``.
+def prepare(data: Path, config: Config, num_studies: int, seed: int, preset: str | Preset = "easy") -> None:
+    """Phantom DICOM files, the prepared dataset, and a text encoder with a tokenizer of the training reports (of cines,
+    and of studies where those are units), in the folder ``data``.
 
     What is complete is left as it is.
     """
@@ -87,6 +91,7 @@ def prepare(data: Path, config: Config, num_studies: int, seed: int) -> None:
         phantom,
         num_studies,
         seed=seed,
+        preset=preset,
         size=96,
         num_frames=16,
         fps=10.0,
@@ -102,9 +107,11 @@ def prepare(data: Path, config: Config, num_studies: int, seed: int) -> None:
             progress=_say("DICOM files"),
         )
     if not (data / "text_encoder").exists():
-        units = PreparedDataset.open(str(data / "prepared")).units("train")
-        reader = UnitReader(config, units, None, training=False)
-        reports = [text for unit in range(len(units)) if (text := reader.text(unit))]
+        reports = []
+        for kind in dict.fromkeys(("video", config.data.unit)):
+            units = PreparedDataset.open(str(data / "prepared")).units("train", kind)
+            reader = UnitReader(config, units, None, training=False)
+            reports += [text for unit in range(len(units)) if (text := reader.text(unit))]
         save_small_text_encoder(reports, data / "text_encoder", width=96)
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 from deepcoro.errors import DataError
 
 SPLITS = ("train", "val", "test")
+UNITS = {"video": "videos", "study": "studies"}  # what data.unit says, and many of them
 
 FINDING_TYPE = pa.struct(
     [

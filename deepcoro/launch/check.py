@@ -20,7 +20,7 @@ import torch
 from deepcoro.config import Config
 from deepcoro.data.decode import decode_frames
 from deepcoro.data.reader import UnitReader
-from deepcoro.data.schema import Batch
+from deepcoro.data.schema import UNITS, Batch
 from deepcoro.data.tables import PreparedDataset
 from deepcoro.data.text import ReportTokenizer
 from deepcoro.errors import DataError, DeepCoroError, ResourceError, UserError
@@ -179,11 +179,9 @@ class Check:
         if len(told):
             self.report = reader.text(int(told[0])) or self.report
         if not batch["valid"].any():
-            raise DataError(f"none of {len(some)} {part.unit}s could be read: {batch['problem'][0]}")
+            raise DataError(f"none of {len(some)} {UNITS[part.unit]} could be read: {batch['problem'][0]}")
         read = f"{int(batch['valid'].any(axis=1).sum())} of {len(some)} read"
-        return (
-            f"{len(units)} training {part.unit}s, {int(units.has_text().sum())} with text; {read}, as {_shape(batch)}"
-        )
+        return f"{len(units)} training {UNITS[part.unit]}, {len(told)} with text; {read}, as {_shape(batch)}"
 
     def tokens(self) -> str:
         """A report becomes tokens and text again."""

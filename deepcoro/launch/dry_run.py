@@ -16,7 +16,7 @@ import torch
 
 from deepcoro.config import Config
 from deepcoro.data.reader import UnitReader
-from deepcoro.data.schema import SPLITS
+from deepcoro.data.schema import SPLITS, UNITS
 from deepcoro.data.tables import PreparedDataset, Units
 from deepcoro.data.text import ReportTokenizer
 from deepcoro.errors import CheckpointError, DataError, ResourceError, UserError
@@ -151,7 +151,7 @@ def _say_data(plan: _Plan) -> None:
     dataset, part = plan.dataset, plan.config.data
     if dataset is None:
         return
-    rows = [["split", f"{part.unit}s", "with text", "patients"]]
+    rows = [["split", UNITS[part.unit], "with text", "patients"]]
     problem = None
     for split in SPLITS:
         numbers = [0, 0, 0]
@@ -172,7 +172,7 @@ def _say_data(plan: _Plan) -> None:
 def _say_length(plan: _Plan) -> None:
     training = plan.config.training
     samples = training.num_steps * training.batch_size
-    rows = f"{training.num_steps} steps of {training.batch_size} {plan.config.data.unit}s, {samples} in all"
+    rows = f"{training.num_steps} steps of {training.batch_size} {UNITS[plan.config.data.unit]}, {samples} in all"
     epochs = "" if plan.units is None else f": {samples / len(plan.units):.1f} epochs of {len(plan.units)}"
     begin = f"the run goes on from step {plan.start}" if plan.start else "the run begins"
     if plan.start >= training.num_steps:

@@ -12,6 +12,7 @@ import torch
 from deepcoro import __version__
 from deepcoro.config import Config
 from deepcoro.data.reader import UnitReader
+from deepcoro.data.schema import UNITS
 from deepcoro.data.tables import PreparedDataset, Units
 from deepcoro.evaluation.evaluator import fit_baselines, measure, predict_units
 from deepcoro.evaluation.neighbours import Neighbours, fit_neighbours
@@ -77,7 +78,7 @@ def evaluate(
     write_rows(rows_path(run, split), row_table(units, records, measured.columns), about)
 
     patients = len(set(units.column("patient_id")))
-    print(f"\n{run}, checkpoint {step}, {split}: {len(units)} {config.data.unit}s of {patients} patients\n")
+    print(f"\n{run}, checkpoint {step}, {split}: {len(units)} {UNITS[config.data.unit]} of {patients} patients\n")
     print(format_table(metrics))
     if config.loss.is_used("captioning"):
         written = _reports(records, UnitReader(config, units, None, training=False), units)

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 
+from deepcoro.data.pipeline import batches_of
 from deepcoro.data.reader import UnitReader
 from deepcoro.data.tables import PreparedDataset, Units
 from deepcoro.errors import ConfigError, DataError
@@ -55,8 +56,8 @@ def generate(run: str | Path, study: str, split: str | None = None, checkpoint: 
     trained.model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     reader = UnitReader(config, units, None, training=False)
     rows: list[Written] = []
-    for begin in range(0, len(indices), config.evaluation.batch_size):
-        some = indices[begin : begin + config.evaluation.batch_size]
+    for piece in batches_of([units.num_videos(unit) for unit in indices.tolist()], config.evaluation.batch_size):
+        some = indices[piece]
         batch = reader.read(some, some)
         whole = np.asarray(batch["valid"].any(axis=1))
         parts = (torch.from_numpy(batch[name][whole]) for name in ("clip", "valid", "angles"))

@@ -25,6 +25,7 @@ from ray.train.torch import TorchTrainer
 
 from deepcoro.config import Config
 from deepcoro.data.pipeline import training_dataset
+from deepcoro.data.schema import UNITS
 from deepcoro.data.tables import PreparedDataset, Units
 from deepcoro.data.text import ReportTokenizer
 from deepcoro.errors import ConfigError, DataError, DeepCoroError, RunStopped
@@ -70,7 +71,7 @@ def train(config: Config) -> Path:
             say(f"{run} has all its {start} steps; nothing to train")
             return run
         say(
-            f"{run}: {len(units)} training {config.data.unit}s, step {start} of {total}, "
+            f"{run}: {len(units)} training {UNITS[config.data.unit]}, step {start} of {total}, "
             f"{config.resources.num_workers} {'GPU' if config.resources.use_gpu else 'CPU'} worker(s)"
         )
         if config.training.precision == "bf16" and not config.resources.use_gpu:

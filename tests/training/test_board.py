@@ -190,7 +190,8 @@ def test_a_problem_that_cannot_be_written_down_is_told_on_the_terminal(tmp_path,
 def some_pictures():
     chance = np.random.default_rng(0)
     strips, similarity = chance.integers(0, 256, (2, 12, 20), np.uint8), chance.integers(0, 256, (8, 8, 3), np.uint8)
-    return Pictures(strips, [("u_0", "LAD: normal.", "RCA <1|2> & *so* on"), ("u_1", "", "")], similarity)
+    attention = chance.integers(0, 256, (2, 8, 20, 3), np.uint8)
+    return Pictures(strips, [("u_0", "LAD: normal.", "RCA <1|2> & *so* on"), ("u_1", "", "")], similarity, attention)
 
 
 def test_pictures_come_back_as_they_were_drawn(tmp_path, some_pictures):
@@ -199,6 +200,7 @@ def test_pictures_come_back_as_they_were_drawn(tmp_path, some_pictures):
     board.pictures(8, some_pictures)
     events = read(tmp_path)
     drawn = {f"pictures/reconstruction/{n}": strip for n, strip in enumerate(some_pictures.strips)}
+    drawn |= {f"pictures/attention/{n}": picture for n, picture in enumerate(some_pictures.attention)}
     drawn["pictures/similarity"] = some_pictures.similarity
     assert set(events.Tags()["images"]) == set(drawn)
     for tag, picture in drawn.items():

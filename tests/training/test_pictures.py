@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepcoro.training.pictures import draw_pictures, similarity_picture
+from deepcoro.training.pictures import attention_picture, draw_pictures, similarity_picture
 
 REPORTS = [
     "Left coronary tree. Left main: normal. LCX: normal.",
@@ -210,3 +210,38 @@ def test_the_model_is_left_as_it_was(tiny_config, tiny_model, batch_of, report_t
     with pytest.raises((TypeError, AttributeError)):
         draw_pictures(model, config, batch, broken)
     assert {name: module.training for name, module in model.named_modules()} == modes
+
+
+def test_attention_lies_over_the_frames_it_came_from():
+    clips = np.full((1, 4, 8, 8), 100, np.uint8)
+    weights = np.zeros((1, 2, 2, 2), np.float32)
+    weights[0, 1, 0, 1], weights[0, 0, 1, 0] = 0.6, 0.3  # frames 2 and 3, top right; frames 0 and 1, bottom left
+    picture = attention_picture(clips, weights)
+    cells = picture[0].reshape(2, 10, 4, 10, 3).transpose(0, 2, 1, 3, 4)
+    plain, lit = cells[0, :, 1:-1, 1:-1], cells[1, :, 1:-1, 1:-1]
+    assert (plain == 100).all()
+    strong, weak = [round(100 * 0.3 + 255 * 0.7), 30, 30], [round(100 * 0.65 + 255 * 0.35), 65, 65]
+    for frame in range(4):
+        wanted = np.full((8, 8, 3), 100)
+        if frame >= 2:
+            wanted[:4, 4:] = strong
+        else:
+            wanted[4:, :4] = weak
+        assert np.abs(lit[frame].astype(int) - wanted).max() <= 1
+
+
+def test_the_attention_drawn_is_that_of_the_pool(tiny_config, tiny_model, batch_of, report_tokenizer):
+    config = tiny_config()
+    model, batch = tiny_model(config), batch_of(config)
+    picture = draw_pictures(model, config, batch, report_tokenizer).attention
+    assert picture.shape == (4, 2 * 26, 4 * 26, 3)
+    with torch.no_grad():
+        model.video_encoder.pool.probe.mul_(0)
+        model.video_encoder.pool.attention.query.bias.mul_(0)  # a probe that likes all tokens alike
+    even = draw_pictures(model, config, batch, report_tokenizer).attention
+    red = even[:, 26:].reshape(4, 26, 4, 26, 3)[:, 1:-1, :, 1:-1]
+    grey = batch["clip"][:, 0].numpy().transpose(0, 2, 1, 3)
+    assert np.abs(red[..., 1] - grey * 0.3).max() <= 0.51
+    for pool in ("mean", "class"):
+        config = tiny_config(f"video_encoder.pool={pool}", "video_encoder.class_token=true")
+        assert draw_pictures(tiny_model(config), config, batch, report_tokenizer).attention is None
