@@ -35,6 +35,7 @@ VARIANTS = [
     ("data.unit=study", "data.num_videos=2", "masked_modeling.mask_ratio=0.5"),
     ("loss.weights.contrastive=0", "loss.weights.captioning=0"),
     ("loss.weights.masked_modeling=0",),
+    ("video_encoder.attention=divided", "video_encoder.mlp_ratio=2"),
 ]
 
 

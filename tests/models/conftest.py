@@ -1,12 +1,8 @@
 """Small published checkpoints, and configs that start from them."""
 
-import json
-
 import pytest
-import torch
-import transformers
 
-from tests.models.published import COMMON, KINDS, MEAN, PIXELS, STD
+from tests.models.published import PIXELS, save_published
 
 
 @pytest.fixture(scope="session")
@@ -18,19 +14,8 @@ def published(tmp_path_factory):
     def make(kind, **different):
         key = (kind, *sorted(different.items()))
         if key not in made:
-            model_class, config_class, fields = KINDS[kind]
-            config = getattr(transformers, config_class)(**COMMON | fields | different)
-            model = getattr(transformers, model_class)(config).eval()
-            chance = torch.Generator().manual_seed(len(made))
-            with torch.no_grad():
-                for name, parameter in model.named_parameters():
-                    noise = torch.randn(parameter.shape, generator=chance)
-                    norm = "norm" in name and name.endswith("weight")
-                    parameter.copy_(1 + 0.3 * noise if norm else 0.2 * noise)
             folder = tmp_path_factory.mktemp("published")
-            model.save_pretrained(folder)
-            (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": MEAN, "image_std": STD}))
-            made[key] = (folder, getattr(model, model.base_model_prefix, model))
+            made[key] = (folder, save_published(kind, folder, seed=len(made), **different))
         return made[key]
 
     return make

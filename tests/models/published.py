@@ -1,6 +1,9 @@
 """What published checkpoints of the tests are, and what both sides make of a grey clip."""
 
+import json
+
 import torch
+import transformers
 
 MEAN, STD = [0.485, 0.31, 0.606], [0.229, 0.35, 0.12]  # three channels that cannot be mixed up
 PIXELS = ("data.pixel_mean=105.68", "data.pixel_std=38.95")
@@ -54,6 +57,22 @@ KINDS = {
     "vjepa2 without biases": ("VJEPA2Model", "VJEPA2Config", VJEPA2 | {"qkv_bias": False}),
     "vjepa2 with classes": ("VJEPA2ForVideoClassification", "VJEPA2Config", VJEPA2),
 }
+
+
+def save_published(kind, folder, seed=0, **different):
+    """Save a checkpoint with every weight at random; returns the bare model that is in it."""
+    model_class, config_class, fields = KINDS[kind]
+    config = getattr(transformers, config_class)(**COMMON | fields | different)
+    model = getattr(transformers, model_class)(config).eval()
+    chance = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=chance)
+            scales = "norm" in name and name.endswith("weight")
+            parameter.copy_(1 + 0.3 * noise if scales else 0.2 * noise)
+    model.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": MEAN, "image_std": STD}))
+    return getattr(model, model.base_model_prefix, model)
 
 
 def grey(frames=4, size=24, rows=2):
