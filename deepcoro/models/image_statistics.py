@@ -56,11 +56,16 @@ def _beside(source: str, name: str) -> Path | None:
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder / name if (folder / name).is_file() else None
+    from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
     from transformers.utils.hub import cached_file
 
     try:
-        path = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
+        path = cached_file(source, name)
     except OSError as error:
+        # The hub's cache remembers what a model has not. Anything else may be a file that cannot be reached: to take
+        # ImageNet's for it would change every pixel.
+        if try_to_load_from_cache(source, name) is _CACHED_NO_EXIST:
+            return None
         raise ConfigError(
             f"whether {source} has a {name} cannot be found out ({str(error).splitlines()[0]}); download the whole "
             "model and give its folder"

@@ -145,3 +145,25 @@ def test_as_many_statistics_as_channels(published, of, tmp_path):
     (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5], "image_std": [0.5]}))
     with pytest.raises(ConfigError, match="takes 3 channels, and there are 1 means and 1 deviations"):
         MultitaskModel.from_sources(of(folder))
+
+
+def test_of_a_hub_model_whether_there_are_statistics_must_be_known(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    model = tmp_path / "models--some--model"  # as the hub's cache keeps one
+    (model / "refs").mkdir(parents=True)
+    (model / "refs" / "main").write_text("abc")
+    (model / "snapshots" / "abc").mkdir(parents=True)
+    absent = model / ".no_exist" / "abc"
+    absent.mkdir(parents=True)
+    (absent / "video_preprocessor_config.json").touch()
+    with pytest.raises(ConfigError, match="whether some/model has a preprocessor_config.json cannot be found out"):
+        image_statistics("some/model")
+    (absent / "preprocessor_config.json").touch()
+    assert "ImageNet's" in image_statistics("some/model")[2]
+    said = {"image_mean": MEAN, "image_std": STD}
+    (absent / "preprocessor_config.json").unlink()
+    (model / "snapshots" / "abc" / "preprocessor_config.json").write_text(json.dumps(said))
+    assert image_statistics("some/model")[0] == pytest.approx(MEAN)
