@@ -51,9 +51,8 @@ class VideoEncoderConfig(Section):
     # "kinetics400" or a torch file of the predecessor. The architecture is then the checkpoint's.
     pretrained: str | None = None
     allow_mismatch: bool = False  # begin although weights are missing there, or some have no place here
-    size: Literal["tiny", "small", "base", "large"] = (
-        "base"  # gives width, depth and num_heads, unless a checkpoint does
-    )
+    # Gives width, depth and num_heads. None: base, or with pretrained what the checkpoint has.
+    size: Literal["tiny", "small", "base", "large"] | None = None
     width: Positive | None = None
     depth: Positive | None = None
     num_heads: Positive | None = None
@@ -79,10 +78,10 @@ class VideoEncoderConfig(Section):
         if not isinstance(values, dict):
             return values
         given = {key: value for key, value in values.items() if value is not None}
-        of_size = ENCODER_SIZES.get(values.get("size", ""), {}) if "size" in given else {}
-        if values.get("pretrained") is not None and "width" not in given:
-            return given  # whatever the size: a dumped config has one too, and would not stay open
+        of_size = ENCODER_SIZES.get(given.get("size", ""), {})
         fixed = FIXED_ARCHITECTURES.get(values.get("name", ""), {})
+        if "pretrained" in given and not fixed:
+            return of_size | given
         return ARCHITECTURE | of_size | fixed | given
 
     @model_validator(mode="after")
@@ -105,7 +104,7 @@ class VideoEncoderConfig(Section):
     @property
     def is_resolved(self) -> bool:
         """Whether the architecture is known; with ``pretrained`` it is once the checkpoint has been looked at."""
-        return self.width is not None
+        return all(getattr(self, key) is not None for key in ARCHITECTURE)
 
 
 def forget_architecture(encoder: dict[str, Any], changes: Mapping[str, Any]) -> None:

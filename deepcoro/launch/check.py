@@ -5,6 +5,7 @@ The model is the run's own, or a tiny one; it is trained for one step on noise. 
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
 import unicodedata
@@ -22,13 +23,14 @@ from deepcoro.data.reader import UnitReader
 from deepcoro.data.schema import UNITS, Batch
 from deepcoro.data.tables import PreparedDataset
 from deepcoro.data.text import ReportTokenizer
-from deepcoro.errors import DataError, DeepCoroError, ResourceError
+from deepcoro.errors import DataError, DeepCoroError, ResourceError, UserError
 from deepcoro.launch.estimate import CPU_RATE_PER_THREAD, count_parameters, passes, step_flops, synthetic_batch
 from deepcoro.launch.paths import absolute
 from deepcoro.launch.resources import check_resources, nodes, set_environment, start_ray
 from deepcoro.launch.train import resolve, save_tokenizer
 from deepcoro.losses.multitask import MultitaskLoss
 from deepcoro.models.multitask import MultitaskModel
+from deepcoro.models.pretrained import resolve_architecture
 from deepcoro.models.text_encoder import save_small_text_encoder
 from deepcoro.reports.grammar import Finding, render_report
 from deepcoro.training.optim import build_optimizer, parameter_groups
@@ -86,6 +88,8 @@ class Check:
     def __init__(self, config: Config | None, scratch: Path) -> None:
         self.own, self.scratch = config is None, scratch
         self.config = tiny_config(scratch) if config is None else config
+        with contextlib.suppress(UserError):  # weights that cannot be read are told of when the model is made
+            self.config = resolve_architecture(self.config)
         self.report = render_report(_FINDINGS, "right", None)  # one of the data's own, where there is one
         self.tokenizer: ReportTokenizer | None = None
         self.model: MultitaskModel | None = None
@@ -203,10 +207,12 @@ class Check:
         """The model is made, its text encoder with the weights of its source."""
         if self.config.needs_text and self.tokenizer is None:
             raise NotTried("waits for the tokenizer")
+        self.config = resolve_architecture(self.config)
         self.model = MultitaskModel.from_sources(self.config).to(self.device)
         counts = count_parameters(self.model)
         parts = ", ".join(f"{name} {number / 1e6:.2f}" for name, number in counts.items())
-        return f"{sum(counts.values()) / 1e6:.2f} M parameters on {self.device} ({parts})"
+        about = f"{sum(counts.values()) / 1e6:.2f} M parameters on {self.device} ({parts})"
+        return "\n".join([about, *self.model.loaded])
 
     def forward(self) -> str:
         """Every output has numbers in it that are finite."""

@@ -38,6 +38,7 @@ from deepcoro.launch.resources import check_resources, nodes, set_environment, s
 from deepcoro.launch.show import align, differences, indent
 from deepcoro.launch.train import resolve, run_folder, save_tokenizer
 from deepcoro.models.multitask import MultitaskModel
+from deepcoro.models.pretrained import resolve_architecture
 from deepcoro.training.checkpoint import committed_steps, verify_checkpoint
 from deepcoro.training.validation import run_tokenizer
 
@@ -73,6 +74,9 @@ def dry_run(config: Config) -> list[str]:
         _open_data(plan)
     with _kept(problems):
         _take_up(plan)
+    if not plan.start:
+        with _kept(problems):
+            plan.config = resolve_architecture(plan.config)
     print(f"{run}: a dry run, nothing is trained or written\n")
     print("config, where it differs from the default (in brackets)", *indent(differences(plan.config)), sep="\n")
     print(f"  all of it would be saved as {run / 'config.yaml'}\n")
@@ -82,7 +86,7 @@ def dry_run(config: Config) -> list[str]:
     with _kept(problems):
         model = empty_model(plan.config) if _is_known(plan) else None
         if model is None:
-            print("model, memory, time and disk: not known without the tokenizer\n")
+            print("model, memory, time and disk: not known without what is missing (below)\n")
         else:
             _say_model(model)
             _say_costs(plan, model)
@@ -177,7 +181,7 @@ def _say_length(plan: _Plan) -> None:
 
 
 def _is_known(plan: _Plan) -> bool:
-    return not plan.config.needs_text or plan.tokenizer is not None
+    return plan.config.video_encoder.is_resolved and (not plan.config.needs_text or plan.tokenizer is not None)
 
 
 def _say_model(model: MultitaskModel) -> None:

@@ -26,6 +26,7 @@ from deepcoro.config import Config
 from deepcoro.data.masking import mask_order
 from deepcoro.losses.multitask import MultitaskLoss
 from deepcoro.models.multitask import MultitaskModel
+from deepcoro.models.pretrained import own_description
 from deepcoro.models.text_encoder import TextEncoder
 from deepcoro.training.optim import build_optimizer
 from deepcoro.training.step import train_step
@@ -184,7 +185,7 @@ def empty_model(config: Config) -> MultitaskModel:
         ConfigError: no such video encoder.
     """
     with _Weightless():
-        return MultitaskModel(config, _random_text_encoder(config))
+        return MultitaskModel(config, _random_text_encoder(config), own_description(config))
 
 
 def _random_text_encoder(config: Config) -> TextEncoder | None:
@@ -233,7 +234,7 @@ def time_step(config: Config, rows: int, text_tokens: int, device: torch.device,
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        model = MultitaskModel(config, _random_text_encoder(config)).to(device).train()
+        model = MultitaskModel(config, _random_text_encoder(config), own_description(config)).to(device).train()
         optimizer = build_optimizer(model, config.optim)
         batch, loss = synthetic_batch(config, rows, text_tokens, device), MultitaskLoss.from_config(config)
         weights: Mapping[str, float] = (

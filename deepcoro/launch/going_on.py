@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from deepcoro.config import Config, LossWeights
+from deepcoro.config_encoder import ARCHITECTURE
 from deepcoro.config_section import flatten
 from deepcoro.data.tables import PreparedDataset
 from deepcoro.errors import ConfigError, DataError
 from deepcoro.training.checkpoint import read_manifest
 
 # Fields that say where things lie or how they are run, and may differ from start to start.
-_FREE = {"root", "data.path", "text_encoder.name", "loss", "optim", "training", "resources", "evaluation"}
+_FREE = {
+    "root",
+    "data.path",
+    "text_encoder.name",
+    "video_encoder.size",  # what it stands for is compared
+    "video_encoder.allow_mismatch",  # of weights that have been read
+    "video_encoder.checkpoint_activations",  # the same numbers from less memory
+    "loss",
+    "optim",
+    "training",
+    "resources",
+    "evaluation",
+}
+_SOURCES = {"video_encoder.pretrained", "text_encoder.pretrained"}  # have been read, and may since lie elsewhere
 _BOUND = {"training.batch_size"}  # positions of the stream are counted in it
 
 
@@ -31,10 +46,10 @@ def check_going_on(checkpoint: Path, config: Config, dataset: PreparedDataset) -
             f"{config.training.num_steps}; give at least as many steps, or another name"
         )
     before = Config.load(checkpoint / "config.yaml")
-    config = config.merge({"captioning": {"vocab_size": config.captioning.vocab_size or before.captioning.vocab_size}})
+    config = _filled(config, before)
     old, new = (dict(flatten(c.model_dump(mode="json"))) for c in (before, config))
     changed = {key: f"  {key}: {old.get(key)} -> {new[key]}" for key in new if old.get(key) != new[key]}
-    bound = [text for key, text in changed.items() if not _is_free(key)]
+    bound = [text for key, text in changed.items() if not _is_free(key) and not _has_moved(key, old.get(key), new[key])]
     for name in LossWeights.model_fields:  # a loss that comes or goes brings or takes parameters
         if before.loss.is_used(name) != config.loss.is_used(name):
             bound.append(f"  loss {name}: {_use(before, name)} -> {_use(config, name)}")
@@ -56,6 +71,22 @@ def check_same_dataset(checkpoint: Path, dataset: PreparedDataset) -> None:
             f"{trained_on[:12]} and "
             f"{found[:12]}): patients may stand in other splits. Give the dataset it was trained on, or train anew"
         )
+
+
+def _filled(config: Config, before: Config) -> Config:
+    """``config`` with what tokenizer and published weights said when the run began; they need not be there now."""
+    part, known = config.video_encoder, before.video_encoder
+    fields: dict[str, Any] = {}
+    if part.pretrained is not None and known.pretrained is not None:
+        names = [*ARCHITECTURE, "position_grid"]
+        fields = {name: getattr(known, name) for name in names if getattr(part, name) is None}
+    vocab_size = config.captioning.vocab_size or before.captioning.vocab_size
+    return config.merge({"captioning": {"vocab_size": vocab_size}, "video_encoder": fields})
+
+
+def _has_moved(key: str, old: str | None, new: str | None) -> bool:
+    """Whether a source of weights has the same name, in another place."""
+    return key in _SOURCES and old is not None and new is not None and Path(old).name == Path(new).name
 
 
 def _use(config: Config, loss: str) -> str:

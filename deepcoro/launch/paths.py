@@ -95,6 +95,18 @@ def absolute(path: str, field: str) -> str:
     return str(Path.cwd() / given)
 
 
+def absolute_source(source: str, field: str) -> str:
+    """A source of weights as an absolute path if there is such a file or folder, else (a hub's name) as it is.
+
+    Raises:
+        ConfigError: as ``absolute`` does.
+    """
+    home = os.environ.get(HOME)
+    places = [_expanded(source, field)]
+    places += [_expanded(home, HOME) / places[0]] if home else []
+    return absolute(source, field) if any(place.exists() for place in places) else source
+
+
 def _expanded(path: str, field: str) -> Path:
     try:
         return Path(path).expanduser()

@@ -31,11 +31,12 @@ from deepcoro.data.text import ReportTokenizer
 from deepcoro.errors import ConfigError, DataError, DeepCoroError, RunStopped
 from deepcoro.launch.going_on import check_going_on
 from deepcoro.launch.lock import hold
-from deepcoro.launch.paths import absolute
+from deepcoro.launch.paths import absolute, absolute_source
 from deepcoro.launch.progress import Progress
 from deepcoro.launch.resources import check_resources, nodes, set_environment, start_ray, threads_per_worker
 from deepcoro.launch.stop import StopRequests
 from deepcoro.launch.validate import validation_config
+from deepcoro.models.pretrained import resolve_architecture
 from deepcoro.models.text_encoder import load_tokenizer, longest_text
 from deepcoro.training.board import Board, note
 from deepcoro.training.checkpoint import committed_steps, newest_checkpoint, set_damaged_aside
@@ -95,7 +96,7 @@ def _take_up(config: Config, run: Path, dataset: PreparedDataset) -> tuple[Confi
         note(run, text)
     checkpoint = newest_checkpoint(run)
     if checkpoint is None:
-        config, start = save_tokenizer(config, run), 0
+        config, start = save_tokenizer(resolve_architecture(config), run), 0
     else:
         config, changed = check_going_on(checkpoint, config, dataset)
         start = int(checkpoint.name)
@@ -190,9 +191,7 @@ def resolve(config: Config, dataset: PreparedDataset, units: Units) -> Config:
                 raise DataError(f"{dataset.root}/dataset.json has no {key}; set data.{key}")
             data[key] = float(dataset.card[key])
     config = config.merge({"data": data})
-    source = config.text_encoder.source
-    if Path(source).expanduser().is_dir():  # and not a hub's name; workers stand in another folder than the launcher
-        config = config.merge({"text_encoder": {"name": absolute(source, "text_encoder.name")}})
+    config = _with_absolute_sources(config)
     if config.needs_text and not units.has_text().any():
         if not config.loss.is_used("masked_modeling"):
             raise DataError(
@@ -207,6 +206,21 @@ def resolve(config: Config, dataset: PreparedDataset, units: Units) -> Config:
         )
         off = {"contrastive": 0.0, "captioning": 0.0}
         config = config.merge({"loss": {"weights": off, "initial": off, "final": off}})
+    return config
+
+
+def _with_absolute_sources(config: Config) -> Config:
+    """Workers stand in another folder than the launcher."""
+    text, video = config.text_encoder, config.video_encoder
+    if Path(text.source).expanduser().is_dir():  # and not a hub's name
+        config = config.merge({"text_encoder": {"name": absolute(text.source, "text_encoder.name")}})
+    if text.pretrained is not None:
+        found = absolute_source(text.pretrained, "text_encoder.pretrained")
+        config = config.merge({"text_encoder": {"pretrained": found}})
+    if video.pretrained is not None:
+        found = absolute_source(video.pretrained, "video_encoder.pretrained")
+        # With its other fields, which another value of pretrained alone would take away.
+        config = config.merge({"video_encoder": video.model_dump() | {"pretrained": found}})
     return config
 
 

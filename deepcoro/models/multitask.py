@@ -23,7 +23,7 @@ from deepcoro.models.backbones import build_video_encoder, freeze_bottom
 from deepcoro.models.captioning_decoder import CaptioningDecoder
 from deepcoro.models.layers import full_precision, gather_tokens
 from deepcoro.models.masked_video_modeling import MaskedVideoModeling
-from deepcoro.models.pretrained import load_pretrained, resolve_architecture
+from deepcoro.models.pretrained import load_pretrained, own_description, resolve_architecture
 from deepcoro.models.study_pooling import StudyPooling, ViewEmbedding, drop_views
 from deepcoro.models.text_encoder import TextEncoder
 from deepcoro.models.video_encoder import patchify
@@ -189,7 +189,7 @@ class MultitaskModel(nn.Module):
         """A model at the start of a run: encoders with the weights that their sources have, the rest at random."""
         config = resolve_architecture(config)
         text = TextEncoder.from_pretrained(config.text_encoder.source) if config.loss.is_used("contrastive") else None
-        model = cls(config, text)
+        model = cls(config, text, own_description(config))
         model.loaded = load_pretrained(model)
         return model
 

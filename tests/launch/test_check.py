@@ -11,6 +11,7 @@ import torch
 from deepcoro.launch import check as module
 from deepcoro.launch.check import Check, check
 from deepcoro.launch.check import tiny_config as own_config
+from tests.models.published import save_published
 
 PARTS = ["ray", "gpu", "decoder", "data", "tokenizer", "model", "forward", "losses", "step", "captions"]
 
@@ -126,3 +127,15 @@ def test_a_tokenizer_that_does_not_know_the_words_is_found(two_cpus, tmp_path, c
     assert not check(config.override(["data.path=/none"]))
     state, text = told(capsys)["tokenizer"]
     assert state == "FAILED" and "does not give a report back" in text
+
+
+def test_published_weights_are_read(two_cpus, tiny_config, tmp_path, dataset_folder, capsys):
+    save_published("timesformer", tmp_path / "weights")
+    config = tiny_config(f"data.path={dataset_folder}").override([f"video_encoder.pretrained={tmp_path}/weights"])
+    assert check(config)
+    text = capsys.readouterr().out
+    assert f"weights of {tmp_path}/weights (timesformer, its three colour channels folded into one)" in text
+    assert not check(config.override(["video_encoder.pretrained=/none"]))
+    parts = told(capsys)
+    assert [name for name, (state, _) in parts.items() if state == "FAILED"] == ["model"]
+    assert "'/none': nothing could be loaded" in parts["model"][1]

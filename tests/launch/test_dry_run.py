@@ -9,6 +9,7 @@ from deepcoro.launch.dry_run import dry_run
 from deepcoro.launch.lock import hold
 from deepcoro.models.text_encoder import load_tokenizer
 from deepcoro.training.checkpoint import save_checkpoint
+from tests.models.published import save_published
 
 
 @pytest.fixture(autouse=True)
@@ -118,3 +119,21 @@ def test_it_does_not_go_on_with_another_model_or_beside_another_process_or_from_
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"step": 5}))
     (problem,) = dry_run(config())
     assert "no checkpoint" in problem and "is sound" in problem
+
+
+def test_published_weights_say_what_the_encoder_is(config, tmp_path, capsys):
+    save_published("timesformer", tmp_path / "weights")
+    wanted = config().override([f"video_encoder.pretrained={tmp_path}/weights"])
+    assert dry_run(wanted) == []
+    text = capsys.readouterr().out
+    assert words(text, "video_encoder.attention")[1] == "divided"
+    assert "measured on this CPU" in text
+    (problem,) = dry_run(wanted.override(["video_encoder.depth=7"]))
+    assert "video_encoder.depth is 7, and the checkpoint" in problem
+
+
+@pytest.mark.parametrize("text", [(), ("loss.weights.contrastive=0", "loss.weights.captioning=0")])
+def test_weights_that_are_not_there_are_told(config, text, capsys):
+    (problem,) = dry_run(config(*text).override(["video_encoder.pretrained=/none"]))
+    assert "video_encoder.pretrained '/none': nothing could be loaded" in problem
+    assert "not known without what is missing" in capsys.readouterr().out

@@ -6,7 +6,9 @@ import pytest
 from deepcoro.data.tables import PreparedDataset
 from deepcoro.errors import ConfigError, DataError
 from deepcoro.launch.going_on import check_going_on
+from deepcoro.models.multitask import MultitaskModel
 from deepcoro.training.checkpoint import save_checkpoint
+from tests.models.published import save_published
 
 
 @pytest.fixture
@@ -59,3 +61,40 @@ def test_another_preparation_is_refused(tiny_config, tiny_model, tmp_path, datas
     place = save_checkpoint(tmp_path, 3, tiny_model(config), {"step": 3}, config, "another")
     with pytest.raises(DataError, match="another dataset"):
         check_going_on(place, config, PreparedDataset.open(dataset_folder))
+
+
+@pytest.fixture
+def from_weights(tiny_config, tmp_path):
+    """A run that began from published weights, which are gone since: its config as given, and a checkpoint."""
+    save_published("timesformer", tmp_path / "weights" / "timesformer")
+    given = tiny_config().override([f"video_encoder.pretrained={tmp_path}/weights/timesformer"])
+    model = MultitaskModel.from_sources(given)
+    place = save_checkpoint(tmp_path / "run", 3, model, {"step": 3}, model.config, "made-for-tests")
+    (tmp_path / "weights").rename(tmp_path / "away")
+    return given, place, model.config
+
+
+def test_the_architecture_is_taken_from_the_checkpoint(from_weights, dataset_folder):
+    given, place, resolved = from_weights
+    assert not given.video_encoder.is_resolved and resolved.video_encoder.attention == "divided"
+    assert check_going_on(place, given, PreparedDataset.open(dataset_folder)) == (resolved, [])
+
+
+def test_weights_may_have_moved_but_not_be_others(from_weights, dataset_folder, tiny_config):
+    given, place, _ = from_weights
+    dataset = PreparedDataset.open(dataset_folder)
+    moved = given.override(["video_encoder.pretrained=/elsewhere/timesformer"])
+    config, changed = check_going_on(place, moved, dataset)
+    assert config.video_encoder.is_resolved and config.video_encoder.pretrained == "/elsewhere/timesformer"
+    (line,) = changed
+    assert line.startswith("  video_encoder.pretrained: ")
+    with pytest.raises(ConfigError, match="video_encoder.pretrained: .*timesformer -> /weights/videomae"):
+        check_going_on(place, given.override(["video_encoder.pretrained=/weights/videomae"]), dataset)
+    with pytest.raises(ConfigError, match="(?s)video_encoder.pretrained: .*timesformer -> None"):
+        check_going_on(place, tiny_config(), dataset)
+    with pytest.raises(ConfigError, match="video_encoder.attention: divided -> joint"):
+        check_going_on(place, given.override(["video_encoder.attention=joint"]), dataset)
+
+
+def test_what_only_changes_the_memory_may_change(begun, tiny_config):
+    check_going_on(begun[0], tiny_config("video_encoder.checkpoint_activations=true"), begun[1])

@@ -8,8 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepcoro.config import Config
+from deepcoro.data.tables import PreparedDataset
 from deepcoro.errors import ConfigError
-from deepcoro.launch.paths import absolute, inside_job, named_after_job, submission_id, submitted_environment
+from deepcoro.launch.paths import (
+    absolute,
+    absolute_source,
+    inside_job,
+    named_after_job,
+    submission_id,
+    submitted_environment,
+)
+from deepcoro.launch.train import resolve
 
 
 @pytest.fixture(autouse=True)
@@ -113,3 +122,34 @@ def test_an_id_that_cannot_be_a_folder_of_runs_is_refused(job, chosen):
     with pytest.raises(ConfigError, match=f"submission id '{chosen}' cannot name a run.*name=..."):
         named_after_job(Config(), name_given=False)
     assert named_after_job(Config(name="given"), name_given=True).name == "given"
+
+
+def test_a_source_is_a_path_where_there_is_one_and_else_a_name(tmp_path, monkeypatch, job):
+    (tmp_path / "here" / "weights" / "videomae").mkdir(parents=True)
+    (tmp_path / "home" / "theirs").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    field = "video_encoder.pretrained"
+    assert absolute_source("weights/videomae", field) == str(tmp_path / "here/weights/videomae")
+    assert absolute_source(str(tmp_path / "here"), field) == str(tmp_path / "here")
+    assert absolute_source("MCG-NJU/videomae-base", field) == "MCG-NJU/videomae-base"
+    assert absolute_source("theirs", field) == "theirs"
+    job("first")
+    with pytest.raises(ConfigError, match="video_encoder.pretrained is 'weights/videomae', and this is a job"):
+        absolute_source("weights/videomae", field)
+    assert absolute_source("MCG-NJU/videomae-base", field) == "MCG-NJU/videomae-base"
+    monkeypatch.setenv("DEEPCORO_HOME", str(tmp_path / "home"))
+    assert absolute_source("theirs", field) == str(tmp_path / "home/theirs")
+
+
+def test_sources_of_weights_become_absolute_and_what_was_given_beside_them_stays(
+    tiny_config, dataset_folder, tmp_path, monkeypatch
+):
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "best.pt").touch()
+    monkeypatch.chdir(tmp_path)
+    dataset = PreparedDataset.open(dataset_folder)
+    given = ["video_encoder.pretrained=weights", "video_encoder.depth=5", "text_encoder.pretrained=best.pt"]
+    config = resolve(tiny_config().override(given), dataset, dataset.units("train", "video", None))
+    assert config.video_encoder.pretrained == str(tmp_path / "weights")
+    assert config.text_encoder.pretrained == str(tmp_path / "best.pt")
+    assert (config.video_encoder.depth, config.video_encoder.width) == (5, None)

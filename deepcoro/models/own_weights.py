@@ -1,0 +1,79 @@
+"""A run or a checkpoint of ours as the source of a video encoder: its architecture, and its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deepcoro.config import Config
+from deepcoro.config_encoder import ARCHITECTURE
+from deepcoro.errors import CheckpointError
+from deepcoro.models.conversion import fold
+
+_PREFIX = "video_encoder."
+
+
+def find_own(source: str) -> Path | None:
+    """The checkpoint that ``source`` names, or the newest one of the run; ``None`` if it is no folder of ours.
+
+    Raises:
+        CheckpointError: a run that has no checkpoint yet.
+    """
+    folder = Path(source).expanduser()
+    if (folder / "manifest.json").is_file() and (folder / "config.yaml").is_file():
+        return folder
+    if not (folder / "checkpoints").is_dir():
+        return None
+    steps = [p.parent.name for p in folder.glob("checkpoints/*/manifest.json") if p.parent.name.isdigit()]
+    if not steps:
+        raise CheckpointError(f"video_encoder.pretrained {source!r} is a run without a checkpoint; train it first")
+    return folder / "checkpoints" / max(steps, key=int)
+
+
+def own_architecture(checkpoint: Path) -> dict[str, Any]:
+    """Name and architecture fields of the encoder of a checkpoint.
+
+    Positions that were made for the run's own grid are said to be, so that they are interpolated for another one;
+    turning ones go on in steps of a token instead.
+    """
+    config = Config.load(checkpoint / "config.yaml")
+    part = config.video_encoder
+    grid = part.position_grid
+    if grid is None and part.positions in ("learned", "sincos"):
+        grid = config.grid
+    return {key: getattr(part, key) for key in ("name", *ARCHITECTURE)} | {"position_grid": grid}
+
+
+def own_weights(checkpoint: Path) -> tuple[dict[str, Tensor], float, float]:
+    """State dict of the encoder of a checkpoint, and the mean and deviation of the pixels it was trained on.
+
+    Raises:
+        CheckpointError: the weights are not those that were saved.
+    """
+    path = checkpoint / "model.safetensors"
+    try:
+        wanted = json.loads((checkpoint / "manifest.json").read_text())["files"]["model.safetensors"]["sha256"]
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{checkpoint} cannot be read ({error!r}); use another checkpoint") from error
+    if wanted != found:
+        raise CheckpointError(f"{path} is not what was saved (its hash differs from the manifest's)")
+    from safetensors.torch import load_file
+
+    weights = load_file(path)
+    own = {name.removeprefix(_PREFIX): value for name, value in weights.items() if name.startswith(_PREFIX)}
+    return own, weights["pixel_mean"].item(), weights["pixel_std"].item()
+
+
+def take_over_pixels(weights: dict[str, Tensor], scale: float, shift: float) -> dict[str, Tensor]:
+    """``weights`` of a tubelet encoder that takes pixels x, changed so that it takes y where x = ``scale`` y +
+    ``shift``. Exact where the pixels of a tubelet are not normalised."""
+    weight, bias = weights["embed.weight"], weights["embed.bias"]
+    folded, moved = fold(weight.unsqueeze(1), bias, torch.tensor([scale]), torch.tensor([shift]))
+    return weights | {"embed.weight": folded, "embed.bias": moved}
