@@ -99,8 +99,8 @@ def test_a_checkpoint_leaves_the_architecture_open_until_it_has_been_looked_at()
     assert {getattr(after.video_encoder, key) for key in ARCHITECTURE_FIELDS} == {None}
     assert after.video_encoder.freeze == 0.5  # no part of an architecture
     # what it is found to be is filled in, and stays when something else changes
-    found = {"width": 48, "num_heads": 4, "depth": 3, "tubelet": (2, 16, 16), "attention": "joint"}
-    resolved = after.merge({"video_encoder": {**found, "positions": "learned", "position_grid": (8, 14, 14)}})
+    found = ARCHITECTURE | {"width": 48, "num_heads": 4, "depth": 3, "positions": "learned"}
+    resolved = after.merge({"video_encoder": {**found, "position_grid": (8, 14, 14)}})
     assert resolved.video_encoder.is_resolved and resolved.video_encoder.width == 48
     assert resolved.override(["optim.lr=1e-4"]).video_encoder == resolved.video_encoder
     same = resolved.override(["video_encoder.pretrained=some/folder"])
