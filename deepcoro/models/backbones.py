@@ -27,7 +27,7 @@ from deepcoro.errors import ConfigError
 ENCODERS = {
     "tubelet": "deepcoro.models.video_encoder:VideoEncoder.from_config",
     "mvit": "deepcoro.models.mvit:MViT.from_config",
-    "transformers": "deepcoro.models.transformers_encoder:TransformersEncoder.from_config",
+    "transformers": "deepcoro.models.wrapped:TransformersEncoder.from_config",
 }
 
 

@@ -17,8 +17,8 @@ from torch.utils.checkpoint import checkpoint
 
 from deepcoro.config_encoder import FIXED_ARCHITECTURES, VideoEncoderConfig
 from deepcoro.errors import ConfigError
+from deepcoro.models.rgb_backbone import WrappedEncoder
 from deepcoro.models.weights import accept_mismatch, copy_weights
-from deepcoro.models.wrapped import WrappedEncoder
 
 CLIP = (16, 224, 224)
 KINETICS = "kinetics400"
@@ -109,7 +109,7 @@ class MViT(WrappedEncoder):
         kept = {name: value for name, value in weights.items() if not name.startswith("head.")}
         lines = accept_mismatch(published.url, copy_weights(self.backbone, kept), allow_mismatch)
         self.take_images_of(pixel_mean, pixel_std, _IMAGE_MEAN, _IMAGE_STD)
-        return [f"video encoder: {len(kept)} weights of {published.url}, its head left out", *lines]
+        return [f"{len(kept)} weights of {published.url}, its head left out", *lines]
 
 
 def _torchvision_video() -> Any:

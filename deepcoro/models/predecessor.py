@@ -51,7 +51,8 @@ def load_text(model: MultitaskModel, path: str | Path, allow_mismatch: bool) -> 
     if model.text_encoder is None:
         return [f"text encoder: nothing taken from {path}, since without the contrastive loss there is none"]
     transformer = model.text_encoder.transformer
-    return _load_part(path, "text_encoder", "bert.", transformer, model.text_projection, allow_mismatch)
+    lines = _load_part(path, "text_encoder", "bert.", transformer, model.text_projection, allow_mismatch)
+    return [f"text encoder: {line}" for line in lines]
 
 
 def _load_part(
@@ -68,7 +69,7 @@ def _load_part(
         differences += copy_weights(projection, projected, "proj.1.")
     differences += [f"has no place here: {name}" for name in other]
     lines = accept_mismatch(f"{path} ({part})", differences, allow_mismatch)
-    taken = f"{part.replace('_', ' ')}: {len(inside)} weights of {path}"
+    taken = f"{len(inside)} weights of {path}"
     if projection is None:
         return [f"{taken}; its projection is left out, since without the contrastive loss there is none", *lines]
     return [f"{taken}, and its projection", *lines]
@@ -87,7 +88,7 @@ def _read(path: str | Path, part: str) -> dict[str, Tensor]:
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(
-            f"{path} is no torch file of tensors alone (it is read with weights_only=True, so that it can run no code): "
+            f"{path} is no torch file of tensors alone (read with weights_only=True, so that it can run no code): "
             f"{first}"
         ) from error
     weights = held.get(part) if isinstance(held, Mapping) else None
