@@ -76,7 +76,7 @@ class WrappedEncoder(nn.Module):
     ) -> None:
         """Make the three channels of our clips, (grey - pixel_mean) / pixel_std, those that the backbone learned from:
         (grey / 255 - image_mean) / image_std."""
-        mean, deviation = torch.tensor(image_mean), torch.tensor(image_std)
+        mean, deviation = (torch.tensor(values, dtype=torch.float64) for values in (image_mean, image_std))
         self.scale.copy_(pixel_std / 255 / deviation)
         self.shift.copy_((pixel_mean / 255 - mean) / deviation)
 
@@ -90,6 +90,8 @@ class WrappedEncoder(nn.Module):
             raise ValueError(f"expected clips of shape {self.clip_shape}, received {tuple(clip.shape[1:])}")
         hidden = None
         if visible is not None:
+            if self.stem_mask_token is None:
+                raise ValueError("tokens are to be hidden, and prepare_masking was not called")
             everything = torch.ones(len(clip), math.prod(self.grid), dtype=torch.bool, device=clip.device)
             hidden = everything.scatter(1, visible, False)
             clip = clip.masked_fill(self._to_pixels(hidden), 0)
@@ -102,8 +104,7 @@ class WrappedEncoder(nn.Module):
 
     def replace_hidden(self, stem: Tensor, hidden: Tensor) -> Tensor:
         """``stem`` [B, N, stem width] with the mask token where ``hidden`` [B, N] is true."""
-        if self.stem_mask_token is None:
-            raise ValueError("tokens are to be hidden, and prepare_masking was not called")
+        assert self.stem_mask_token is not None
         return torch.where(hidden.unsqueeze(-1), self.stem_mask_token.to(stem.dtype), stem)
 
     def _to_pixels(self, hidden: Tensor) -> Tensor:

@@ -321,7 +321,7 @@ def _clip_shape(description: Any) -> tuple[int, int, int]:
     if not isinstance(frames, int) or size is None:
         raise ConfigError(
             f"a model of type {description.model_type!r} is no video backbone: its description has no num_frames or no "
-            "image_size"
+            "image_size. V-JEPA 2 is read by video_encoder.name=tubelet"
         )
     height, width = _pair(size)
     return frames, height, width

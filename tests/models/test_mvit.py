@@ -103,14 +103,20 @@ def test_showing_all_tokens_in_any_order_is_the_dense_forward(encoder, clip, den
     assert torch.allclose(shown[:, 1:], gather_tokens(dense[:, 1:], order), atol=1e-5)
 
 
-def test_a_hidden_token_is_eight_by_eight_of_the_stems(encoder, clip, monkeypatch):
+def test_a_hidden_token_is_eight_by_eight_of_the_stems(encoder, clip):
     """Behind the stem exactly those hold the mask token that lie in the tubelet of the hidden token."""
     seen = []
-    monkeypatch.setattr(encoder.backbone, "pos_encoding", lambda x: seen.append(x) or (_ for _ in ()).throw(StopHere))
+
+    def stop(_, args):
+        seen.append(args[0])
+        raise StopHere
+
+    hook = encoder.backbone.pos_encoding.register_forward_pre_hook(stop)
     hidden = torch.tensor([2 * 49 + 3 * 7 + 5])  # time 2, row 3, column 5
     visible = torch.tensor([[n for n in range(392) if n != hidden]])
     with pytest.raises(StopHere), torch.no_grad():
         encoder(clip, visible)
+    hook.remove()
     masked = (seen[0][0] == encoder.stem_mask_token).all(dim=-1).unflatten(0, (8, 56, 56)).nonzero()
     assert {tuple(place) for place in masked.tolist()} == {(2, y, x) for y in range(24, 32) for x in range(40, 48)}
 
