@@ -72,9 +72,9 @@ def test_the_seeds_yaml_trains(torchvision, text_folder_of_full_vocabulary, data
             max_grad_norm=config.optim.max_grad_norm,
         )  # fmt: skip
         seen.append({name: value.item() for name, value in result.losses.items()})
+        print(step, seen[-1], flush=True)
     assert len(seen) == STEPS
     assert all(set(losses) == {"contrastive", "captioning", "masked_modeling"} for losses in seen)
     assert all(np.isfinite(value) for losses in seen for value in losses.values())
-    print(*seen, sep="\n")
     unmoved = [name for name, p in model.named_parameters() if p.requires_grad and torch.equal(p, before[name])]
     assert not [name for name in unmoved if not name.endswith("key.bias")]
