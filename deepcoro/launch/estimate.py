@@ -95,9 +95,11 @@ def passes(config: Config, model: MultitaskModel, text_tokens: int) -> list[Pass
         shape = (captioning.num_layers, captioning.hidden_size, captioning.intermediate_size, text_tokens - 1)
         found.append(Pass(*shape, memory=views * n, memory_width=d, vocabulary=captioning.vocab_size))
     if model.masked_video_modeling is not None:
-        k, width = config.num_visible, masked.decoder_hidden_size
+        # A wrapped backbone computes hidden tokens too.
+        k = n if hasattr(model.video_encoder, "prepare_masking") else config.num_visible
+        width = masked.decoder_hidden_size
         found.append(Pass(depth, d, 4 * d, k, views, outside=k * pixels * d))
-        outside = k * d * width + (n - k) * width * pixels
+        outside = config.num_visible * d * width + (n - config.num_visible) * width * pixels
         found.append(Pass(masked.decoder_layers, width, 4 * width, n, views, outside=outside))
     return found
 
