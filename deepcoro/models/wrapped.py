@@ -82,8 +82,20 @@ class TransformersEncoder(WrappedEncoder):
         self.backbone.config.save_pretrained(folder)
 
     def prepare_masking(self) -> None:
-        """Make the mask token, and put it in place of hidden tokens behind the patch embedding."""
-        self._patch_embedding().register_forward_hook(self._mask_stem)
+        """Make the mask token, and put it in place of hidden tokens behind the patch embedding.
+
+        Raises:
+            ConfigError: there is no patch embedding where it is looked for, or its tokens do not run along time.
+        """
+        embedding = self._patch_embedding()
+        if not self._is_meta:
+            clips, places = self._probes()
+            with torch.no_grad():
+                out = embedding(clips.transpose(1, 2))
+            stem = (out[0] if isinstance(out, tuple) else out).reshape(len(clips), math.prod(self.grid), -1)
+            if stem.shape[-1] != self.stem_width or _changed(stem) != self._indices(places, 0, False):
+                raise self._cannot("its patch embedding gives no tokens along time, height and width, to be hidden")
+        embedding.register_forward_hook(self._mask_stem)
         super().prepare_masking()
 
     def tokens(self, rgb: Tensor, hidden: Tensor | None) -> Tensor:
@@ -175,6 +187,11 @@ class TransformersEncoder(WrappedEncoder):
         replaced = self.replace_hidden(stem.reshape(*self._hidden.shape, -1), self._hidden).view_as(stem)
         return (replaced, *out[1:]) if isinstance(out, tuple) else replaced
 
+    @property
+    def _is_meta(self) -> bool:
+        """Whether there are shapes only, as where the size of a run is estimated: nothing can be computed then."""
+        return any(p.is_meta for p in self.backbone.parameters())
+
     @torch.no_grad()
     def _find_order(self) -> bool:
         """Whether tokens run along places first, and then along time, as TimeSformer's do. Seen before the first block,
@@ -183,20 +200,15 @@ class TransformersEncoder(WrappedEncoder):
         Raises:
             ConfigError: tokens stand in neither order, or are of another number than the description says.
         """
-        if any(p.is_meta for p in self.backbone.parameters()):
-            return False  # it has shapes only, and will compute nothing
+        if self._is_meta:
+            return False
         seen: list[Tensor] = []
 
         def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             seen.append(args[0] if args else kwargs["hidden_states"])
             raise _SeenEnough
 
-        steps = [(0, 0, 0), *[tuple(int(a == axis) for a in range(3)) for axis in range(3) if self.grid[axis] > 1]]
-        clips = torch.zeros(1 + len(steps), 3, *self.clip_shape)
-        size = [pixels // tokens for pixels, tokens in zip(self.clip_shape, self.grid, strict=True)]
-        for clip, place in zip(clips[1:], steps, strict=True):
-            where = tuple(slice(at * by, (at + 1) * by) for at, by in zip(place, size, strict=True))
-            clip[(slice(None), *where)] = 1
+        clips, places = self._probes()
         hook = self._blocks()[0].register_forward_pre_hook(stop, with_kwargs=True)
         training = self.backbone.training
         try:
@@ -208,18 +220,31 @@ class TransformersEncoder(WrappedEncoder):
         finally:
             hook.remove()
             self.backbone.train(training)
-        n = self.num_prefix_tokens + math.prod(self.grid)
-        if not seen or seen[0].shape[:2] != (len(clips), n):
-            raise self._cannot(f"expected {n} tokens a clip before the first block, received {[*seen[0].shape]}")
-        changed = [(token != seen[0][0]).any(dim=-1).nonzero().flatten().tolist() for token in seen[0][1:]]
-        time, height, width = self.grid
-        for place_major, stride in ((False, (height * width, width, 1)), (True, (1, width * time, time))):
-            expected = [
-                [self.num_prefix_tokens + sum(a * b for a, b in zip(place, stride, strict=True))] for place in steps
-            ]
-            if changed == expected:
+        c, shapes = self.num_prefix_tokens, [tuple(tokens.shape[:2]) for tokens in seen]
+        if shapes != [(len(clips), c + math.prod(self.grid))]:
+            raise self._cannot(f"expected {c + math.prod(self.grid)} tokens before the first block, received {shapes}")
+        changed = _changed(seen[0])
+        for place_major in (False, True):
+            if changed == self._indices(places, c, place_major):
                 return place_major
-        raise self._cannot(f"the tubelets {steps} (time, height, width) became the tokens {changed}")
+        raise self._cannot(f"the tubelets {places} (time, height, width) became the tokens {changed}")
+
+    def _probes(self) -> tuple[Tensor, list[tuple[int, ...]]]:
+        """Clips [1 + places, 3, T, H, W]: a black one, and one for each of the places, where that one tubelet is white:
+        the first of all, and the next along each axis."""
+        axes = [axis for axis in range(3) if self.grid[axis] > 1]
+        places = [(0, 0, 0), *[tuple(int(other == axis) for other in range(3)) for axis in axes]]
+        size = [pixels // tokens for pixels, tokens in zip(self.clip_shape, self.grid, strict=True)]
+        clips = torch.zeros(1 + len(places), 3, *self.clip_shape)
+        for clip, place in zip(clips[1:], places, strict=True):
+            clip[(slice(None), *[slice(at * by, (at + 1) * by) for at, by in zip(place, size, strict=True)])] = 1
+        return clips, places
+
+    def _indices(self, places: list[tuple[int, ...]], before: int, place_major: bool) -> list[list[int]]:
+        """The token of each place, behind ``before`` others."""
+        time, height, width = self.grid
+        strides = (1, width * time, time) if place_major else (height * width, width, 1)
+        return [[before + sum(a * b for a, b in zip(place, strides, strict=True))] for place in places]
 
     def _cannot(self, why: str) -> ConfigError:
         return ConfigError(f"{type(self.backbone).__name__} cannot be wrapped: {why}")
@@ -227,6 +252,11 @@ class TransformersEncoder(WrappedEncoder):
 
 class _SeenEnough(Exception):
     """Ends a forward pass whose beginning was all that is needed."""
+
+
+def _changed(tokens: Tensor) -> list[list[int]]:
+    """Which tokens of each row but the first differ from those of the first; ``tokens`` [rows, N, D]."""
+    return [(row != tokens[0]).any(dim=-1).nonzero().flatten().tolist() for row in tokens[1:]]
 
 
 def architecture(source: str) -> dict[str, Any]:

@@ -341,6 +341,25 @@ def test_masked_modelling_is_refused_where_the_stem_is_not_found(folders):
         encoder.prepare_masking()
 
 
+def test_tokens_in_another_order_are_refused(folders, monkeypatch):
+    """Before the blocks, and behind the stem, where hidden ones are replaced."""
+    inside = wrapped(folders["vivit"]).backbone.embeddings
+    embeddings, stem = type(inside), type(inside.patch_embeddings)
+    straight, of_stem = embeddings.forward, stem.forward
+    part = VideoEncoderConfig(name="transformers", pretrained=str(folders["vivit"]), pool="mean")
+    monkeypatch.setattr(embeddings, "forward", lambda *args, **more: straight(*args, **more).flip(1))
+    with pytest.raises(ConfigError, match="VivitModel cannot be wrapped: the tubelets .* became the tokens"):
+        TransformersEncoder.from_config(4, 24, part)
+    monkeypatch.setattr(embeddings, "forward", lambda *args, **more: straight(*args, **more)[:, 1:])
+    with pytest.raises(ConfigError, match="expected 19 tokens before the first block, received .*18"):
+        TransformersEncoder.from_config(4, 24, part)
+    monkeypatch.setattr(embeddings, "forward", straight)
+    encoder = TransformersEncoder.from_config(4, 24, part)
+    monkeypatch.setattr(stem, "forward", lambda *args: of_stem(*args).flip(1))
+    with pytest.raises(ConfigError, match="its patch embedding gives no tokens along time"):
+        encoder.prepare_masking()
+
+
 def test_nothing_is_fetched_or_computed_for_a_model_without_weights(multitask_config):
     """The size of a run is estimated from shapes alone."""
     from deepcoro.launch.estimate import count_parameters, empty_model
