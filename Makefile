@@ -13,6 +13,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt pip setuptools
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[dev]'
+# torchvision for the tests of MViT. Its wheel is made for torch with CUDA, and beside another torch it would break
+# transformers, which imports it wherever it finds it: so it gets a folder of its own.
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps --target $(VENV)/torchvision --upgrade torchvision
 	touch $@
 
 # From nothing to a trained model and its table: phantom angiograms, ingest, training, evaluation.

@@ -54,15 +54,9 @@ def from_seed_keys(values: dict[str, Any]) -> dict[str, Any]:
     """Translate flat keys to sections; keys that are not the seed's stay as they are.
 
     Raises:
-        ConfigError: the file asks for a project, loss or backbone that does not exist here, or gives a section a value.
+        ConfigError: the file asks for a project or loss that does not exist here, or for weights without saying which,
+            or gives a section a value.
     """
-    if values.get("model_name") == "mvit":
-        # Said before anything about pretrained, which goes together with it.
-        raise ConfigError(
-            "model_name 'mvit' needs the extra mvit (deepcoro[mvit]), and this version has no such extra: MViT is not "
-            "built yet. Delete model_name and pretrained to use the tubelet transformer, or give a backbone of your "
-            "own as model_name: module:Name"
-        )
     sections: dict[str, Any] = {}
     for key, value in values.items():
         if key in FIXED:
@@ -71,10 +65,7 @@ def from_seed_keys(values: dict[str, Any]) -> dict[str, Any]:
         elif key == "model_name":
             _section(sections, "video_encoder")["name"] = value
         elif key == "pretrained":
-            if value:
-                raise ConfigError(
-                    "pretrained weights for the video encoder cannot be loaded yet: set pretrained: false"
-                )
+            _section(sections, "video_encoder")["pretrained"] = _weights_of(values.get("model_name"), value)
         elif key in SEED_KEYS:
             section, field = SEED_KEYS[key].split(".")
             _section(sections, section)[field] = value
@@ -83,6 +74,20 @@ def from_seed_keys(values: dict[str, Any]) -> dict[str, Any]:
         else:
             sections[key] = value
     return sections
+
+
+def _weights_of(model_name: Any, pretrained: Any) -> str | None:
+    """What ``pretrained: true`` means for a backbone."""
+    if not isinstance(pretrained, bool):
+        raise ConfigError(f"pretrained must be true or false, got {pretrained!r}")
+    if not pretrained:
+        return None
+    if model_name == "mvit":
+        return "kinetics400"
+    raise ConfigError(
+        "pretrained: true goes with model_name: mvit, whose Kinetics-400 weights it means. For another backbone say "
+        "which weights: pretrained: false, and video_encoder: {pretrained: <folder, hub name or run>}"
+    )
 
 
 def _section(sections: dict[str, Any], name: str) -> dict[str, Any]:

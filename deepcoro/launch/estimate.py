@@ -136,8 +136,8 @@ def passes(config: Config, model: MultitaskModel, text_tokens: int) -> list[Pass
         found.append(Pass(*shape, clips, memory=seen, memory_width=d, vocabulary=captioning.vocab_size))
     if model.masked_video_modeling is not None:
         k, width = config.num_visible, masked.decoder_hidden_size
-        # Backbones that are not ours replace hidden tokens at the stem, and compute them.
-        found.append(encoded(n if encoder.name in ("mvit", "transformers") else k))
+        # A wrapped backbone computes hidden tokens too.
+        found.append(encoded(n if hasattr(model.video_encoder, "prepare_masking") else k))
         outside = k * d * width + (n - k) * width * pixels
         found.append(Pass(masked.decoder_layers, width, 4 * width, n, views, outside=outside))
     return found

@@ -7,7 +7,8 @@ A video encoder is a module with these parts, whoever made it:
   on any hidden pixel;
 - ``clip_shape`` (T, H, W), ``grid`` (tokens along time, height, width), ``width`` D, ``num_prefix_tokens``;
 - ``pool``: tokens -> [B, D]; it is set to ``None`` where nothing is to be pooled;
-- ``bottom_up()``: its parameters from the pixels upwards, first those before the blocks, then each block's.
+- ``bottom_up()``: its parameters from the pixels upwards, first those before the blocks, then each block's;
+- ``prepare_masking()``, where it has that: called once if masked modelling is in use, to make what only that trains.
 """
 
 from __future__ import annotations
@@ -15,16 +16,19 @@ from __future__ import annotations
 import importlib
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from deepcoro.config import Config
 from deepcoro.errors import ConfigError
-from deepcoro.models.video_encoder import VideoEncoder
 
-# Called with the frames and the size of a clip, and the config's section; ``module:Name`` reaches one of the user's.
-ENCODERS: dict[str, Any] = {"tubelet": VideoEncoder.from_config}
+# Called with the frames and the size of a clip, and the config's section; imported only when asked for, since some need
+# heavy libraries. ``video_encoder.name`` may also be a ``module:Name`` of the user's.
+ENCODERS = {
+    "tubelet": "deepcoro.models.video_encoder:VideoEncoder.from_config",
+    "mvit": "deepcoro.models.mvit:MViT.from_config",
+    "transformers": "deepcoro.models.wrapped:TransformersEncoder.from_config",
+}
 
 
 def build_video_encoder(config: Config, described_in: Path | None = None) -> nn.Module:
@@ -39,17 +43,14 @@ def build_video_encoder(config: Config, described_in: Path | None = None) -> nn.
     part = config.video_encoder
     if described_in is not None and described_in.is_dir():
         part = part.model_copy(update={"pretrained": str(described_in)})
-    if part.name in ENCODERS:
-        build = ENCODERS[part.name]
-    else:
-        module, _, name = part.name.partition(":")
-        try:
-            build = attrgetter(name)(importlib.import_module(module))
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ConfigError(
-                f"video_encoder.name {part.name!r} is none of {', '.join(ENCODERS)} and no module:Name that can be "
-                f"imported: {error}"
-            ) from error
+    module, _, name = ENCODERS.get(part.name, part.name).partition(":")
+    try:
+        build = attrgetter(name)(importlib.import_module(module))
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"video_encoder.name {part.name!r} is none of {', '.join(ENCODERS)} and no module:Name that can be "
+            f"imported: {error}"
+        ) from error
     encoder = build(config.data.num_frames, config.data.frame_size, part)
     for what, expected, received in (
         ("width", part.width, encoder.width),

@@ -33,10 +33,11 @@ def _read(path: Path, channels: int) -> tuple[list[float], list[float]]:
         # What grey levels are multiplied by before they are normalised. Another factor than 1/255 is taken up by mean
         # and deviation.
         factor = said.get("rescale_factor", 1 / 255) if said.get("do_rescale", True) else 1.0
+        less = 1.0 if said.get("do_rescale", True) and said.get("offset", False) else 0.0  # ViViT takes 1 off then
         mean, std = (said["image_mean"], said["image_std"]) if said.get("do_normalize", True) else (0.0, 1.0)
         means, stds = (
-            [float(value) / (255 * factor) for value in (given if isinstance(given, list) else [given] * channels)]
-            for given in (mean, std)
+            [(float(v) + moved) / (255 * factor) for v in (given if isinstance(given, list) else [given] * channels)]
+            for given, moved in ((mean, less), (std, 0.0))
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise ConfigError(

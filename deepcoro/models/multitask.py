@@ -90,6 +90,8 @@ class MultitaskModel(nn.Module):
             )
         if loss.is_used("masked_modeling"):
             mvm = config.masked_modeling
+            if hasattr(self.video_encoder, "prepare_masking"):
+                self.video_encoder.prepare_masking()  # type: ignore[operator]
             self.masked_video_modeling = MaskedVideoModeling(
                 width,
                 config.grid,

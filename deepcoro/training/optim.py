@@ -110,4 +110,5 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> dict[
 
 def _is_decayed(name: str, parameter: nn.Parameter) -> bool:
     plain = ("probe", "mask_token", "class_token", "position_embedding", "logit_scale", "logit_bias")
-    return parameter.ndim > 1 and not any(word in name for word in plain)
+    wrapped = ("cls_token", "time_embedding", "rel_pos")  # what backbones of others call such
+    return parameter.ndim > 1 and not any(word in name for word in plain + wrapped)
