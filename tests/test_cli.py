@@ -24,7 +24,7 @@ def run(*words):
 def test_the_real_experiment_is_the_seeds_defaults():
     config = load_experiment(ROOT / "experiments" / "multitask.py")()
     assert config == Config(name="multitask")
-    assert config.video_encoder.size == "base" and config.data.num_frames == 16 and config.data.frame_size == 224
+    assert config.video_encoder.width == 768 and config.data.num_frames == 16 and config.data.frame_size == 224
     assert "BiomedBERT" in config.text_encoder.source
 
 
