@@ -72,8 +72,10 @@ def own_weights(checkpoint: Path) -> tuple[dict[str, Tensor], float, float]:
 
 
 def take_over_pixels(weights: dict[str, Tensor], scale: float, shift: float) -> dict[str, Tensor]:
-    """``weights`` of a tubelet encoder that takes pixels x, changed so that it takes y where x = ``scale`` y +
-    ``shift``. Exact where the pixels of a tubelet are not normalised."""
+    """``weights`` of an encoder that takes pixels x, changed so that it takes y where x = ``scale`` y + ``shift``. Exact
+    for a wrapped backbone, and for a tubelet encoder that does not normalise the pixels of a tubelet."""
+    if "embed.weight" not in weights:
+        return weights | {"scale": weights["scale"] * scale, "shift": weights["shift"] + weights["scale"] * shift}
     weight, bias = weights["embed.weight"], weights["embed.bias"]
     folded, moved = fold(weight.unsqueeze(1), bias, torch.tensor([scale]), torch.tensor([shift]))
     return weights | {"embed.weight": folded, "embed.bias": moved}

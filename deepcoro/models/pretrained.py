@@ -161,7 +161,7 @@ def _load_own(model: MultitaskModel, checkpoint: Path) -> list[str]:
     lines = []
     if (mean, std) != here:
         line = f"it was trained on pixels of mean {mean:g} and deviation {std:g}, here {here[0]:g} and {here[1]:g}"
-        if part.name == "tubelet" and not part.patch_norm:
+        if (part.name == "tubelet" and not part.patch_norm) or part.name in ("mvit", "transformers"):
             weights = take_over_pixels(weights, here[1] / std, (here[0] - mean) / std)
             line += ", which its first layer takes up exactly"
         elif part.name == "tubelet":

@@ -5,7 +5,9 @@ import torch
 
 from deepcoro.errors import CheckpointError, ConfigError
 from deepcoro.models.multitask import MultitaskModel
+from deepcoro.models.own_weights import take_over_pixels
 from deepcoro.models.pretrained import resolve_architecture
+from deepcoro.models.rgb_backbone import WrappedEncoder
 from deepcoro.training.checkpoint import save_checkpoint
 from tests.models.published import grey, ours
 
@@ -48,6 +50,18 @@ def test_its_pixels_are_taken_over(trained, of):
     assert (ours(own, grey()) - ours(model, grey())).abs().max() < 1e-4
     assert any("takes up exactly" in line for line in own.loaded)
     assert not torch.allclose(own.video_encoder.embed.bias, model.video_encoder.embed.bias)
+
+
+def test_pixels_of_a_wrapped_backbone_are_taken_over():
+    encoder = WrappedEncoder((4, 24, 24), (2, 3, 3), 8, 8, 0, "mean", 2)
+    seen = []
+    encoder.tokens = lambda rgb, _: seen.append(rgb)
+    encoder.take_images_of(100.0, 40.0, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+    levels = torch.rand(1, 4, 24, 24) * 255
+    encoder((levels - 100) / 40)
+    encoder.load_state_dict(take_over_pixels(encoder.state_dict(), 30 / 40, (120 - 100) / 40))
+    encoder((levels - 120) / 30)
+    assert torch.allclose(seen[0], seen[1], atol=1e-4)
 
 
 def test_pixels_that_are_normalised_by_tubelet_hardly_need_to_be(trained, of):
