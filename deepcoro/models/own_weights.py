@@ -72,8 +72,8 @@ def own_weights(checkpoint: Path) -> tuple[dict[str, Tensor], float, float]:
 
 
 def take_over_pixels(weights: dict[str, Tensor], scale: float, shift: float) -> dict[str, Tensor]:
-    """``weights`` of an encoder that takes pixels x, changed so that it takes y where x = ``scale`` y + ``shift``. Exact
-    for a wrapped backbone, and for a tubelet encoder that does not normalise the pixels of a tubelet."""
+    """``weights`` of an encoder that takes pixels x, changed so that it takes y, where x is ``scale`` y + ``shift``:
+    exactly for a wrapped backbone, and for a tubelet encoder that does not normalise the pixels of a tubelet."""
     if "embed.weight" not in weights:
         return weights | {"scale": weights["scale"] * scale, "shift": weights["shift"] + weights["scale"] * shift}
     weight, bias = weights["embed.weight"], weights["embed.bias"]
