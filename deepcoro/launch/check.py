@@ -24,7 +24,7 @@ from deepcoro.data.schema import UNITS, Batch
 from deepcoro.data.tables import PreparedDataset
 from deepcoro.data.text import ReportTokenizer
 from deepcoro.errors import DataError, DeepCoroError, ResourceError, UserError
-from deepcoro.launch.estimate import CPU_RATE_PER_THREAD, count_parameters, passes, step_flops, synthetic_batch
+from deepcoro.launch.estimate import CPU_RATE_PER_THREAD, passes, step_flops, synthetic_batch
 from deepcoro.launch.paths import absolute
 from deepcoro.launch.resources import check_resources, nodes, set_environment, start_ray
 from deepcoro.launch.train import resolve, save_tokenizer
@@ -209,7 +209,7 @@ class Check:
             raise NotTried("waits for the tokenizer")
         self.config = resolve_architecture(self.config)
         self.model = MultitaskModel.from_sources(self.config).to(self.device)
-        counts = count_parameters(self.model)
+        counts = {name: number for name, (number, _) in self.model.num_parameters().items()}
         parts = ", ".join(f"{name} {number / 1e6:.2f}" for name, number in counts.items())
         about = f"{sum(counts.values()) / 1e6:.2f} M parameters on {self.device} ({parts})"
         return "\n".join([about, *self.model.loaded])

@@ -24,7 +24,6 @@ from deepcoro.launch.estimate import (
     CPU_RATE_PER_THREAD,
     GPU_RATE,
     activation_bytes,
-    count_parameters,
     empty_model,
     passes,
     state_bytes,
@@ -185,8 +184,10 @@ def _is_known(plan: _Plan) -> bool:
 
 
 def _say_model(model: MultitaskModel) -> None:
-    counts = count_parameters(model)
-    rows = [[name, f"{number / 1e6:.2f} M"] for name, number in (counts | {"all": sum(counts.values())}).items()]
+    counts = model.num_parameters()
+    counts["all"] = tuple(map(sum, zip(*counts.values(), strict=True)))  # type: ignore[assignment]
+    rows = [["component", "parameters", "trained"]]
+    rows += [[name, f"{number / 1e6:.2f} M", f"{trained / 1e6:.2f} M"] for name, (number, trained) in counts.items()]
     print("parameters", *indent(align(rows)), "", sep="\n")
 
 

@@ -192,12 +192,6 @@ def _random_text_encoder(config: Config) -> TextEncoder | None:
     return TextEncoder.from_config(config.text_encoder.source) if config.loss.is_used("contrastive") else None
 
 
-def count_parameters(model: nn.Module) -> dict[str, int]:
-    """Parameters by component, those of a few numbers left out."""
-    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
-    return {name: number for name, number in counts.items() if number}
-
-
 def synthetic_batch(config: Config, rows: int, text_tokens: int, device: torch.device) -> dict[str, Any]:
     """A Batch of noise in the shapes that a step takes, all of it valid; always the same."""
     chance = torch.Generator().manual_seed(0)

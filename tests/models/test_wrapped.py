@@ -361,10 +361,10 @@ def test_tokens_in_another_order_are_refused(folders, monkeypatch):
 
 def test_nothing_is_fetched_or_computed_for_a_model_without_weights(multitask_config):
     """The size of a run is estimated from shapes alone."""
-    from deepcoro.launch.estimate import count_parameters, empty_model
+    from deepcoro.launch.estimate import empty_model
 
     config = multitask_config("timesformer")
-    assert count_parameters(empty_model(config)) == count_parameters(MultitaskModel.from_sources(config))
+    assert empty_model(config).num_parameters() == MultitaskModel.from_sources(config).num_parameters()
 
 
 def test_an_estimate_counts_that_hidden_tokens_are_computed_too(multitask_config, tiny_config):
