@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 from pydantic import Field, model_validator
 
+from deepcoro.config_data import DataConfig
 from deepcoro.config_encoder import (
     DEFAULT_TUBELET,
     StudyPoolingConfig,
@@ -30,34 +31,7 @@ Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
-Kept = Annotated[float, Field(gt=0, le=1)]
 Level = Literal["clip", "study"]
-
-
-class DataConfig(Section):
-    """What a clip is, and where it comes from."""
-
-    path: str = "data/prepared"  # a prepared dataset: folder or URI
-    unit: Literal["video", "study"] = "video"  # what the order permutes
-    num_videos: Positive = 1  # clips drawn from a study in training (all in evaluation); 1 where the unit is a video
-    filter: str | None = None  # expression over the columns of both tables, such as "acquisition == 'diagnostic'"
-    num_frames: Positive = 16
-    frame_size: Positive = 224  # pixels, height and width
-    sample_fps: Annotated[float, Field(gt=0)] = 7.5  # frames a second inside a clip, whatever the cine runs at
-    max_text_length: Positive = 512  # tokens; a batch is padded to its own longest text
-    crop_scale: tuple[Kept, Kept] = (0.8, 1.0)  # smallest and largest share of the side that is kept
-    intensity_jitter: Share = 0.2  # brightness, contrast and gamma vary by up to this share
-    time_jitter: Share = 0.1  # sample_fps varies by up to this share
-    pixel_mean: float | None = None  # 0-255; None: what dataset.json says of the training split
-    pixel_std: Annotated[float, Field(gt=0)] | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> DataConfig:
-        if self.unit == "video" and self.num_videos != 1:
-            raise ValueError(f"data.num_videos is {self.num_videos}, and a video has one view; set data.unit=study")
-        if self.crop_scale[0] > self.crop_scale[1]:
-            raise ValueError(f"data.crop_scale must be (smallest, largest), got {self.crop_scale}")
-        return self
 
 
 class ContrastiveConfig(Section):
@@ -369,6 +343,8 @@ class Config(Section):
         """Return a config with a nested mapping laid over this one."""
         base = self.model_dump()
         forget_architecture(base["video_encoder"], changes.get("video_encoder") or {})
+        if (changes.get("data") or {}).get("unit", self.data.unit) != self.data.unit:
+            del base["data"]["num_videos"]  # another unit has another number of its own
         return Config(**overlay(base, changes))
 
     def save(self, path: str | Path) -> None:

@@ -117,6 +117,7 @@ def random_batch():
             "clip": torch.randint(0, 256, (rows, views, frames, size, size), generator=chance, dtype=torch.uint8),
             "valid": torch.ones(rows, views, dtype=torch.bool),
             "angles": torch.zeros(rows, views, 2),
+            "view_index": torch.arange(views).expand(rows, -1),
             "mask_order": order.view(rows, views, tokens),
             "input_ids": ids,
             "text_length": lengths,

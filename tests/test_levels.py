@@ -8,7 +8,7 @@ from deepcoro.data.collate import to_torch, trim_text
 from deepcoro.data.pipeline import batches_of
 from deepcoro.data.reader import UnitReader
 from deepcoro.data.tables import PreparedDataset
-from deepcoro.evaluation.evaluator import predict
+from deepcoro.evaluation.evaluator import predict, summarise
 from deepcoro.evaluation.units import embed_unit_texts, join_texts, write_texts
 from deepcoro.levels import rows_at_level
 from deepcoro.losses.multitask import MultitaskLoss
@@ -99,6 +99,7 @@ def test_clips_by_themselves_are_what_videos_as_units_are(tiny_config, tiny_mode
         "clip": together["clip"][0][:, None],
         "valid": together["valid"][0][:, None],
         "angles": together["angles"][0][:, None],
+        "view_index": together["view_index"][0][:, None],
         "mask_order": together["mask_order"][0][:, None],
         **rows_at_level(together, "clip"),
     }
@@ -148,16 +149,18 @@ def test_order_is_seen_only_where_it_is_asked_for(tiny_config, tiny_model, batch
     for asked in (True, False):
         config = tiny_config(*STUDY, f"study_pooling.order={str(asked).lower()}", "study_pooling.num_layers=1")
         model, batch = tiny_model(config).eval(), batch_of(config)
-        turned = dict(batch, clip=batch["clip"].flip(1), angles=batch["angles"].flip(1))
-        before, after = model(batch)["video_embedding"], model(turned)["video_embedding"]
-        assert torch.allclose(before[0], after[0], atol=1e-5) == (not asked)
+        turned = dict(batch, **{name: batch[name].flip(1) for name in ("clip", "angles", "view_index", "valid")})
+        swapped = dict(batch, view_index=batch["view_index"].flip(1))
+        before, after, other = (model(b)["video_embedding"] for b in (batch, turned, swapped))
+        assert torch.allclose(before, after, atol=1e-5)  # places in the batch mean nothing
+        assert torch.allclose(before[0], other[0], atol=1e-5) == (not asked)
 
 
 def test_padding_views_change_nothing(tiny_config, tiny_model, batch_of):
     config = tiny_config(*STUDY, "study_pooling.num_layers=2", "study_pooling.order=true")
     model, batch = tiny_model(config).eval(), batch_of(config)
     padded = dict(batch)
-    for name, filler in (("clip", 255), ("valid", False), ("angles", torch.nan), ("mask_order", 0)):
+    for name, filler in (("clip", 255), ("valid", False), ("angles", torch.nan), ("view_index", 3), ("mask_order", 0)):
         more = torch.full((3, 5, *batch[name].shape[2:]), filler, dtype=batch[name].dtype)
         padded[name] = torch.cat([batch[name], more], dim=1)
     before, after = model(batch), model(padded)
@@ -190,8 +193,8 @@ def test_a_unit_of_clips_is_their_mean(tiny_config, tiny_model, batch_of):
     model, batch = tiny_model(config).eval(), batch_of(config)
     with torch.no_grad():
         tokens = model.video_encoder(model.normalise(batch["clip"]).flatten(0, 1))
-        rows = model.embed_video(tokens, batch["valid"], batch["angles"])
-        units = model.embed_units(tokens, batch["valid"], batch["angles"])
+        rows = model.embed_video(tokens, batch["valid"], model.views_at(batch))
+        units = model.embed_units(tokens, batch["valid"], model.views_at(batch))
         mean = rows[:2].mean(dim=0)
         assert torch.allclose(units[0], mean / mean.norm(), atol=1e-6)
         assert torch.allclose(units[1], rows[2], atol=1e-6)
@@ -208,13 +211,19 @@ def test_texts_of_clips_are_joined(tiny_config, tiny_model, batch_of, report_tok
     model, batch = tiny_model(config).eval(), batch_of(config)
     with torch.no_grad():
         tokens = model.video_encoder(model.normalise(batch["clip"]).flatten(0, 1))
-        written = write_texts(model, report_tokenizer, tokens, batch["valid"], batch["angles"], greedy=True)
+        views_at = model.views_at(batch)
+        written = write_texts(model, report_tokenizer, tokens, batch["valid"], views_at, greedy=True)
         assert len(written) == 3
         single = write_texts(
-            model, report_tokenizer, tokens[2:3], batch["valid"][1:2, :1], batch["angles"][1:2, :1], greedy=True
+            model, report_tokenizer, tokens[2:3], batch["valid"][1:2, :1], views_at[1:2, :1], greedy=True
         )
     assert written[1] == single[0]
-    assert join_texts(["Left.", None, "Right.", "Left."]) == "Left. Right."
+    assert join_texts(["A.", None, "B.", "A."]) == "A. B."
+    left, other, right = (
+        f"{tree} coronary tree. {said}" for tree, said in (("Left", "a."), ("Left", "b."), ("Right", "c."))
+    )
+    assert join_texts([left, right, other, other]) == f"{other} {right}"  # what most clips of a tree say
+    assert join_texts([left, right, other]) == f"{left} {right}"
 
 
 @pytest.mark.parametrize("levels", [STUDY, CLIPS])
@@ -228,3 +237,7 @@ def test_every_study_is_measured(tiny_config, tiny_model, dataset_folder, report
     for record in records[:4]:
         assert np.linalg.norm(record["video_embedding"]) == pytest.approx(1, abs=1e-5)
         assert isinstance(record["generated"], str)
+        assert ("text_embedding" in record) == (record["unit"] in (0, 1, 3))  # s2 has no text
+    metrics = summarise(records, units, None, config)
+    assert ("captioning/exact_match" in metrics) == (levels is STUDY)
+    assert "retrieval/report_to_video/recall_at_1" in metrics

@@ -85,13 +85,14 @@ class UnitReader:
             "clip": np.zeros((views, data.num_frames, size, size), np.uint8),
             "valid": np.zeros(views, bool),
             "angles": np.full((views, 2), np.nan, np.float32),
+            "view_index": np.zeros(views, np.int64),
             "boxes": np.full((views, _MAX_BOXES, 5), np.nan, np.float32),
         }
         problems: list[str] = []
         clip_texts: list[str | None] = [None] * views
         study = self.units.study_row(unit) if self.config.needs_clip_texts else None
         for view, index in enumerate(choose_views(len(videos), views, rng)):
-            video = videos[index]
+            video, row["view_index"][view] = videos[index], index
             if study is not None:
                 clip_texts[view] = target_text(study, video["coronary_tree"], whole_study=False)
             try:

@@ -99,6 +99,7 @@ class Batch(TypedDict, total=False):
     clip: np.ndarray  # [B, V, T, H, W] uint8
     valid: np.ndarray  # [B, V] bool; False: no such view, or it could not be decoded
     angles: np.ndarray  # [B, V, 2] float32, degrees (primary, secondary); NaN: unknown
+    view_index: np.ndarray  # [B, V] int64, which of the unit's videos it is, in acquisition order
     mask_order: np.ndarray  # [B, V, N] uint16: the first K are shown, the rest is hidden
     input_ids: np.ndarray  # [B, L] int32
     text_length: np.ndarray  # [B] int32, tokens of the row including start and end; the rest is padding

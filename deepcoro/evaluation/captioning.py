@@ -34,11 +34,14 @@ def measure_captioning(
     neighbours: Neighbours | None,
     video: NDArray[np.float32] | None,
     num_resamples: int,
+    whole: bool = True,
 ) -> tuple[dict[str, Metric], Columns]:
     """Metrics ``captioning/...`` of the rows of ``truth``, all of which have a text, and their values by row.
 
     Args:
         generated: [B] texts.
+        whole: a generated text may be the true one word for word; one put together of several, as of a study's clips,
+            is not held against it.
         neighbours, video: for the nearest neighbour: [B, E] embeddings, and the training units to look among.
     """
     texts, trees = [text for text in truth.texts if text is not None], truth.trees
@@ -61,9 +64,11 @@ def measure_captioning(
         "captioning/false_positives": counts.false_positives.sum(axis=1).astype(float),
         "captioning/false_negatives": counts.false_negatives.sum(axis=1).astype(float),
     }
-    exact = mean(columns["captioning/exact_match"])
+    if not whole:
+        del columns["captioning/exact_match"]
+    exact = mean(columns["captioning/exact_match"]) if whole else None
     f1 = ratio_interval(*counts.f1_terms, truth.patients, num_resamples=num_resamples)
-    metrics = {"captioning/exact_match": Metric.of(exact, baselines.get("exact_match"))}
+    metrics = {} if exact is None else {"captioning/exact_match": Metric.of(exact, baselines.get("exact_match"))}
     if not np.isnan(columns["captioning/tree_accuracy"]).all():
         named = mean(columns["captioning/tree_accuracy"])
         metrics["captioning/tree_accuracy"] = Metric.of(named, baselines.get("tree_accuracy"))
@@ -80,7 +85,8 @@ def measure_captioning(
         name = f"nearest of {len(neighbours.texts)}"
         looked_up = float(exact_matches(texts, [neighbours.texts[i] for i in nearest]).mean())
         looked_up_f1 = ratio(*count_findings(true, neighbours.significant[nearest], in_view).f1_terms)
-        metrics["captioning/exact_match_beside_nearest_neighbour"] = Metric.of(exact, Baseline(looked_up, name))
+        if exact is not None:
+            metrics["captioning/exact_match_beside_nearest_neighbour"] = Metric.of(exact, Baseline(looked_up, name))
         metrics["captioning/finding_f1_beside_nearest_neighbour"] = Metric.of(f1, Baseline(looked_up_f1, name))
     metrics |= _by_segment(counts, in_view, truth.patients, num_resamples)
     metrics["captioning/readable"] = Metric.of(mean(columns["captioning/readable"]))

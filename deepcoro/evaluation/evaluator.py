@@ -28,7 +28,7 @@ from deepcoro.evaluation.report import Metric
 from deepcoro.evaluation.retrieval import measure_retrieval
 from deepcoro.evaluation.rows import Columns
 from deepcoro.evaluation.truth import Truth
-from deepcoro.evaluation.units import embed_unit_texts, write_texts
+from deepcoro.evaluation.units import embed_unit_texts, unit_text_keys, write_texts
 from deepcoro.metrics.findings import segments_in_view, significant_segments
 from deepcoro.metrics.reconstruction import normalise, reconstruction_errors, take_tokens
 from deepcoro.models.multitask import MultitaskModel
@@ -92,7 +92,7 @@ def predict(
         batch = to_torch(dict(rows), device)
         if embed_only:
             tokens = model.video_encoder(model.normalise(batch["clip"]).flatten(0, 1))
-            embedded = model.embed_units(tokens, batch["valid"], batch["angles"]).cpu().numpy()
+            embedded = model.embed_units(tokens, batch["valid"], model.views_at(batch)).cpu().numpy()
             records = [{"video_embedding": embedding} for embedding in embedded]
         else:
             records = _records(model, config, batch, tokenizer)
@@ -110,13 +110,13 @@ def _records(
     if config.needs_text:
         tokens = model.video_encoder(clip)
         if model.video_projection is not None:
-            video = model.embed_units(tokens, batch["valid"], batch["angles"]).cpu().numpy()
-            text = embed_unit_texts(model, batch).cpu().numpy()
-            for record, v, t in zip(records, video, text, strict=True):
-                record |= {"video_embedding": v, "text_embedding": t}
+            video = model.embed_units(tokens, batch["valid"], model.views_at(batch)).cpu().numpy()
+            text, said = embed_unit_texts(model, batch).cpu().numpy(), unit_text_keys(batch, config)
+            for record, v, t, keys in zip(records, video, text, said, strict=True):
+                record |= {"video_embedding": v, **({"text_embedding": t, "text_key": keys} if keys else {})}
         if model.captioning_decoder is not None:
             assert tokenizer is not None
-            texts = write_texts(model, tokenizer, tokens, batch["valid"], batch["angles"], greedy=True)
+            texts = write_texts(model, tokenizer, tokens, batch["valid"], model.views_at(batch), greedy=True)
             for record, written in zip(records, texts, strict=True):
                 record["generated"] = written
     if model.masked_video_modeling is not None:
@@ -194,11 +194,19 @@ def measure(
     if told.any():
         of_told, video = truth.take(np.flatnonzero(told)), None
         if "video_embedding" in first:
-            video, text = (np.stack(take(told, f"{side}_embedding")) for side in ("video", "text"))
-            add(told, measure_retrieval(video, text, of_told, not units.whole_study, resamples))
+            video = np.stack(take(told, "video_embedding"))
+            paired = told & np.array(["text_embedding" in record for record in records])
+            if paired.any():
+                queries, gallery = (np.stack(take(paired, f"{side}_embedding")) for side in ("video", "text"))
+                of_paired, said = truth.take(np.flatnonzero(paired)), None
+                if units.whole_study and config.level("contrastive") == "clip":
+                    said = take(paired, "text_key")
+                by_study = not units.whole_study
+                add(paired, measure_retrieval(queries, gallery, of_paired, by_study, resamples, said))
         if "generated" in first:
             generated = take(told, "generated")
-            add(told, measure_captioning(generated, of_told, constants, neighbours, video, resamples))
+            whole = not units.whole_study or config.level("captioning") == "study"
+            add(told, measure_captioning(generated, of_told, constants, neighbours, video, resamples, whole))
     if "reconstruction" in first:
         add(valid, measure_reconstruction(take(valid, "reconstruction"), truth.patients[valid], config))
     return measured

@@ -50,7 +50,12 @@ class Pairs:
 
 
 def measure_retrieval(
-    video: NDArray[np.float32], text: NDArray[np.float32], truth: Truth, by_study: bool, num_resamples: int
+    video: NDArray[np.float32],
+    text: NDArray[np.float32],
+    truth: Truth,
+    by_study: bool,
+    num_resamples: int,
+    said: Sequence[Hashable] | None = None,
 ) -> tuple[dict[str, Metric], Columns]:
     """Metrics ``retrieval/...`` of the rows of ``truth``, all of which have a text, and their values by row.
 
@@ -58,8 +63,10 @@ def measure_retrieval(
         video, text: [B, E].
         by_study: also pool the rows of each study and measure ``retrieval/study/...``; a study's value stands in each
             of its rows.
+        said: [B], equal where two rows say the same; ``None`` for their texts.
     """
-    keys = np.unique(np.array(truth.texts), return_inverse=True)[1].reshape(-1)
+    numbers: dict[Hashable, int] = {}
+    keys = np.array([numbers.setdefault(text, len(numbers)) for text in (truth.texts if said is None else said)])
     units = Pairs(video, text, keys, truth.statements, truth.trees, truth.patients)
     metrics, columns = _measure(units, "retrieval", num_resamples)
     if by_study:

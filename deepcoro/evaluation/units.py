@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deepcoro.config import Config
 from deepcoro.data.text import ReportTokenizer
 from deepcoro.levels import rows_at_level
 from deepcoro.models.multitask import MultitaskModel
+from deepcoro.reports.grammar import parse_report
 
 
 def embed_unit_texts(model: MultitaskModel, batch: Mapping[str, Any]) -> Tensor:
@@ -31,13 +33,22 @@ def embed_unit_texts(model: MultitaskModel, batch: Mapping[str, Any]) -> Tensor:
     return F.normalize(of_clips.sum(dim=1), dim=-1)
 
 
-def write_texts(
-    model: MultitaskModel, words: ReportTokenizer, tokens: Tensor, valid: Tensor, angles: Tensor, greedy: bool = False
-) -> list[str]:
-    """Texts [B] of units with video ``tokens`` [B*V, N, D], views ``valid`` [B, V] from ``angles`` [B, V, 2].
+def unit_text_keys(batch: Mapping[str, Any], config: Config) -> list[tuple[int, ...]]:
+    """Of each unit the keys of the texts that ``embed_unit_texts`` made its vector of; units with equal ones say the
+    same. Empty where there is no text."""
+    if rows_at_level(batch, config.level("contrastive")) is batch:
+        pairs = zip(batch["report_key"].tolist(), batch["has_report"].tolist(), strict=True)
+        return [(key,) if told else () for key, told in pairs]
+    rows = zip(batch["clip_report_key"].tolist(), batch["clip_has_report"].tolist(), strict=True)
+    return [tuple(sorted({key for key, told in zip(*row, strict=True) if told})) for row in rows]
 
-    Where the model writes about clips by themselves, a unit's text is what is written of its clips, each text of
-    which is said once.
+
+def write_texts(
+    model: MultitaskModel, words: ReportTokenizer, tokens: Tensor, valid: Tensor, views_at: Tensor, greedy: bool = False
+) -> list[str]:
+    """Texts [B] of units with video ``tokens`` [B*V, N, D], views ``valid`` [B, V] taken as ``views_at`` [B, V, 3].
+
+    Where the model writes about clips by themselves, a unit's text is that of its clips (``join_texts``).
 
     Args:
         greedy: whatever the config says of writing: a metric must not depend on luck.
@@ -45,7 +56,7 @@ def write_texts(
     assert model.captioning_decoder is not None
     part = model.config.captioning
     ids = model.captioning_decoder.generate(
-        *model.memory(tokens, valid, angles),
+        *model.memory(tokens, valid, views_at),
         words.start_id,
         words.end_id,
         words.pad_id,
@@ -62,5 +73,10 @@ def write_texts(
 
 
 def join_texts(texts: Sequence[str | None]) -> str:
-    """Texts of one study's clips after each other; what was said before is not said again."""
-    return " ".join(dict.fromkeys(text for text in texts if text is not None))
+    """Texts of one study's clips -> one: of each tree what most of its clips say, or the first of what equally many
+    say, so that no report contradicts itself. What names no tree is said as it stands, once."""
+    said: dict[str, list[str]] = {}
+    for text in texts:
+        if text is not None:
+            said.setdefault(parse_report(text).tree or text, []).append(text)
+    return " ".join(max(of_tree, key=of_tree.count) for of_tree in said.values())

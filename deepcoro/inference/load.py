@@ -53,8 +53,7 @@ class TrainedModel:
         self._need("captioning")
         assert self.tokenizer is not None
         with torch.no_grad():
-            tokens, valid, angles = self._tokens(clip, valid, angles)
-            return write_texts(self.model, self.tokenizer, tokens, valid, angles)
+            return write_texts(self.model, self.tokenizer, *self._tokens(clip, valid, angles))
 
     @property
     def device(self) -> torch.device:
@@ -75,8 +74,10 @@ class TrainedModel:
                 f"{tuple(valid.shape)} with {valid.sum(dim=-1).tolist()} clips"
             )
         angles = torch.full((*valid.shape, 2), torch.nan) if angles is None else angles
+        index = torch.arange(valid.shape[1]).expand(valid.shape)
+        views_at = self.model.views_at({"angles": angles, "view_index": index})
         tokens = self.model.video_encoder(self.model.normalise(clip.to(self.device)).flatten(0, 1))
-        return tokens, valid.to(self.device), angles.to(self.device)
+        return tokens, valid.to(self.device), views_at.to(self.device)
 
     def _need(self, loss: str) -> None:
         if not self.config.loss.is_used(loss):

@@ -266,7 +266,7 @@ class Check:
         batch, part, words = self._batch(), self.config.captioning, self.tokenizer
         with torch.no_grad():
             tokens = model.video_encoder(model.normalise(batch["clip"]).flatten(0, 1))
-            memory, mask = model.memory(tokens, batch["valid"], batch["angles"])
+            memory, mask = model.memory(tokens, batch["valid"], model.views_at(batch))
         longest = min(_TEXT_TOKENS, part.max_generation_length)
         ids = model.captioning_decoder.generate(memory, mask, words.start_id, words.end_id, words.pad_id, longest)
         text = words.decode(ids[0].tolist())

@@ -205,6 +205,7 @@ def synthetic_batch(config: Config, rows: int, text_tokens: int, device: torch.d
         "clip": torch.randint(0, 256, shape, generator=chance, dtype=torch.uint8),
         "valid": torch.ones(rows, views, dtype=torch.bool),
         "angles": torch.zeros(rows, views, 2),
+        "view_index": torch.arange(views).expand(rows, -1),
         "mask_order": torch.from_numpy(np.stack(orders).astype(np.int64)).view(rows, views, -1),
         "has_report": torch.full((rows,), config.needs_text),
         "report_key": torch.arange(1, rows + 1),

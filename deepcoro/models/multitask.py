@@ -10,6 +10,7 @@ tokens, D width, E embedding.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -118,20 +119,20 @@ class MultitaskModel(nn.Module):
         config = self.config
         clip = self.normalise(batch["clip"]).flatten(0, 1)
         if config.needs_text:
-            tokens = self.video_encoder(clip)
+            tokens, views_at = self.video_encoder(clip), self.views_at(batch)
             valid = {"clip": batch["valid"], "study": batch["valid"]}
             if self.training and config.study_pooling.view_dropout > 0:
                 valid["study"] = drop_views(batch["valid"], config.study_pooling.view_dropout)
             if self.video_projection is not None:
                 level = config.level("contrastive")
                 rows = rows_at_level(batch, level)
-                out["video_embedding"] = self.embed_video(tokens, valid[level], batch["angles"])
+                out["video_embedding"] = self.embed_video(tokens, valid[level], views_at)
                 out["text_embedding"] = self.embed_text(rows["input_ids"], rows["text_length"])
                 out["logit_scale"], out["logit_bias"] = self.logit_scale.exp(), self.logit_bias
             if self.captioning_decoder is not None:
                 level = config.level("captioning")
                 rows = rows_at_level(batch, level)
-                memory, mask = self.memory(tokens, valid[level], batch["angles"])
+                memory, mask = self.memory(tokens, valid[level], views_at)
                 out["caption_logits"] = self.captioning_decoder(rows["input_ids"][:, :-1], memory, mask)
         if self.masked_video_modeling is not None and num_visible is not None:
             out["prediction"], out["target"] = self.reconstruct(clip, batch["mask_order"].flatten(0, 1), num_visible)
@@ -141,21 +142,26 @@ class MultitaskModel(nn.Module):
         """uint8 -> float with the training split's mean 0 and deviation 1, on the device the clip is on."""
         return (clip.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
 
-    def embed_video(self, tokens: Tensor, valid: Tensor, angles: Tensor) -> Tensor:
-        """Tokens [B*V, c + N, D] of views ``valid`` [B, V] from ``angles`` [B, V, 2] -> the rows of the contrastive
+    @staticmethod
+    def views_at(batch: Mapping[str, Any]) -> Tensor:
+        """What is known of each view beside its pixels, for ``ViewEmbedding``: [B, V, 3]."""
+        return torch.cat([batch["angles"], batch["view_index"].unsqueeze(-1).to(batch["angles"].dtype)], dim=-1)
+
+    def embed_video(self, tokens: Tensor, valid: Tensor, views_at: Tensor) -> Tensor:
+        """Tokens [B*V, c + N, D] of views ``valid`` [B, V] taken as ``views_at`` [B, V, 3] -> rows of the contrastive
         loss, of length 1: [B, E] of studies or [B*V, E] of clips."""
         assert self.video_projection is not None
         views = self.video_encoder.pool(tokens)  # type: ignore[operator]
         if self.study_pooling is not None:
             views = views.unflatten(0, tuple(valid.shape))
             if self.view_embedding is not None:
-                views = views + self.view_embedding(angles)
+                views = views + self.view_embedding(views_at)
             views = self.study_pooling(views, valid)
         return F.normalize(full_precision(self.video_projection(views)), dim=-1)
 
-    def embed_units(self, tokens: Tensor, valid: Tensor, angles: Tensor) -> Tensor:
+    def embed_units(self, tokens: Tensor, valid: Tensor, views_at: Tensor) -> Tensor:
         """One vector [B, E] of length 1 for each unit: that of the study, or the mean of those of its clips."""
-        rows = self.embed_video(tokens, valid, angles)
+        rows = self.embed_video(tokens, valid, views_at)
         if self.study_pooling is None:
             kept = torch.where(valid.unsqueeze(-1), rows.unflatten(0, tuple(valid.shape)), 0)
             return F.normalize(kept.sum(dim=1), dim=-1)
@@ -166,14 +172,14 @@ class MultitaskModel(nn.Module):
         assert self.text_encoder is not None and self.text_projection is not None
         return F.normalize(full_precision(self.text_projection(self.text_encoder(input_ids, text_length))), dim=-1)
 
-    def memory(self, tokens: Tensor, valid: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
+    def memory(self, tokens: Tensor, valid: Tensor, views_at: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens [B*V, c + N, D] -> what the decoder attends to, and its mask: of studies [B, V*(c + N), D] and
         [B, V*(c + N)], of clips [B*V, c + N, D] and [B*V, c + N]."""
         if self.config.level("captioning") == "clip":
             return tokens, valid.reshape(-1, 1).expand(-1, tokens.shape[1])
         views = tokens.unflatten(0, tuple(valid.shape))
         if self.view_embedding is not None:
-            views = views + self.view_embedding(angles).unsqueeze(2)
+            views = views + self.view_embedding(views_at).unsqueeze(2)
         return views.flatten(1, 2), valid.repeat_interleave(views.shape[2], dim=1)
 
     def reconstruct(self, clip: Tensor, mask_order: Tensor, num_visible: int) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from deepcoro.models.layers import AttentionPool, Block, init_linear
 from deepcoro.models.positions import sincos_positions
 
-_MOST_VIEWS = 1024  # of a study, that an order can number
+_MOST_VIEWS = 1024  # of a study, that an order tells apart
 
 
 class ViewEmbedding(nn.Module):
@@ -40,22 +40,20 @@ class ViewEmbedding(nn.Module):
             if isinstance(last, nn.Linear):
                 nn.init.normal_(last.weight, std=0.02)
 
-    def forward(self, angles: Tensor) -> Tensor:
-        """``angles`` [B, V, 2] in degrees (primary, secondary), NaN where unknown, -> [B, V, D] to be added."""
-        if angles.ndim != 3 or angles.shape[-1] != 2:
-            raise ValueError(f"expected angles of shape [B, V, 2], received {tuple(angles.shape)}")
-        number = angles.shape[1]
-        parts = []
+    def forward(self, views: Tensor) -> Tensor:
+        """``views`` [B, V, 3] (primary and secondary angle in degrees, NaN where unknown; place among the study's
+        videos, from 0) -> [B, V, D] to be added."""
+        if views.ndim != 3 or views.shape[-1] != 3:
+            raise ValueError(f"expected views of shape [B, V, 3], received {tuple(views.shape)}")
+        angles, parts = views[..., :2], []
         if self.angles is not None:
             known = ~angles.isnan()
             turn = torch.deg2rad(torch.where(known, angles, 0))
             told = torch.cat([torch.where(known, turn.sin(), 0), torch.where(known, turn.cos(), 0), known], dim=-1)
             parts.append(self.angles(told.to(next(self.angles.parameters()).dtype)))
         if self.order is not None:
-            if number > _MOST_VIEWS:
-                raise ValueError(f"an order numbers {_MOST_VIEWS} views at most, received {number}")
             assert self.places is not None
-            parts.append(self.order(self.places[:number]).expand(len(angles), -1, -1))
+            parts.append(self.order(self.places[views[..., 2].long().clamp(max=_MOST_VIEWS - 1)]))
         return torch.stack(parts).sum(dim=0)
 
 

@@ -129,7 +129,7 @@ def _reports(
     model: MultitaskModel, batch: dict[str, Any], tokens: Tensor, tokenizer: ReportTokenizer | None, names: list[str]
 ) -> list[tuple[str, str, str]]:
     assert model.captioning_decoder is not None and tokenizer is not None
-    written = write_texts(model, tokenizer, tokens, batch["valid"], batch["angles"], greedy=True)
+    written = write_texts(model, tokenizer, tokens, batch["valid"], model.views_at(batch), greedy=True)
     return [
         (name, tokenizer.decode(true), own)
         for name, true, own in zip(names, batch["input_ids"].tolist(), written, strict=True)
@@ -140,7 +140,7 @@ def _similarity(model: MultitaskModel, batch: dict[str, Any], tokens: Tensor) ->
     told = batch["has_report"]
     if not told.any():
         return None
-    video = model.embed_units(tokens, batch["valid"], batch["angles"])[told]
+    video = model.embed_units(tokens, batch["valid"], model.views_at(batch))[told]
     text = embed_unit_texts(model, batch)[told]
     key = batch["report_key"][told]
     return similarity_picture((video @ text.T).cpu().numpy(), (key[:, None] == key).cpu().numpy())

@@ -19,6 +19,7 @@ import torch.distributed as dist
 
 from deepcoro.config import Config
 from deepcoro.data.collate import to_torch
+from deepcoro.data.pipeline import batches_of
 from deepcoro.data.reader import UnitReader
 from deepcoro.data.tables import PreparedDataset
 from deepcoro.data.text import ReportTokenizer
@@ -73,6 +74,8 @@ class Validation:
         if self.units is None:
             return None
         indices = evaluation_indices(self.units, self.config, _NUM_PICTURED)
+        numbers = [self.units.num_videos(unit) for unit in indices.tolist()]
+        indices = indices[batches_of(numbers, self.config.evaluation.batch_size)[0]]  # all are computed at once
         rows = UnitReader(self.config, self.units, self.tokenizer, training=False).read(indices, indices)
         return to_torch(cast(dict[str, Any], rows), self.device)
 

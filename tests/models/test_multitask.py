@@ -76,7 +76,7 @@ def test_views_that_are_not_there_change_nothing(tiny_config, tiny_model, random
     after = model(changed)
     alone = model(
         {
-            key: value[:1, :1] if key in ("clip", "valid", "angles", "mask_order") else value[:1]
+            key: value[:1, :1] if key in ("clip", "valid", "angles", "view_index", "mask_order") else value[:1]
             for key, value in batch.items()
         }
     )

@@ -82,6 +82,7 @@ def test_angles_are_told_without_a_jump_and_unknown_ones_are_their_own_thing():
     torch.manual_seed(0)
     part = ViewEmbedding(8)
     angles = torch.tensor([[[180.0, 20.0], [-180.0, 20.0], [30.0, -20.0], [0.0, 0.0], [torch.nan, torch.nan]]])
+    angles = torch.cat([angles, torch.arange(5.0).view(1, 5, 1)], dim=-1)
     told = part(angles)[0]
     assert told.shape == (5, 8)
     assert torch.allclose(told[0], told[1], atol=1e-6)
@@ -91,16 +92,18 @@ def test_angles_are_told_without_a_jump_and_unknown_ones_are_their_own_thing():
     assert torch.allclose(part(angles[:, [2, 0, 1, 3, 4]])[0], told[[2, 0, 1, 3, 4]], atol=1e-6)
 
 
-def test_an_order_tells_places_apart():
+def test_an_order_tells_places_in_the_study_apart_wherever_in_the_batch_they_stand():
     torch.manual_seed(0)
     part = ViewEmbedding(8, angles=False, order=True)
-    told = part(torch.zeros(2, 4, 2))
-    assert torch.equal(told[0], told[1])
+    views = torch.zeros(2, 4, 3)
+    views[0, :, 2], views[1, :, 2] = torch.arange(4), torch.tensor([3, 9, 0, 1])
+    told = part(views)
+    assert torch.equal(told[0, [3, 0, 1]], told[1, [0, 2, 3]])
     assert (torch.cdist(told[0], told[0]) + torch.eye(4)).min() > 1e-3
 
 
-def test_angles_of_another_shape_are_told():
-    with pytest.raises(ValueError, match=r"expected angles of shape \[B, V, 2\], received \(2, 3\)"):
+def test_views_of_another_shape_are_told():
+    with pytest.raises(ValueError, match=r"expected views of shape \[B, V, 3\], received \(2, 3\)"):
         ViewEmbedding(8)(torch.zeros(2, 3))
 
 

@@ -134,7 +134,7 @@ def test_reports_stand_beside_what_the_decoder_writes_greedily(tiny_config, tiny
     model.eval()
     with torch.no_grad():
         memory = model.memory(
-            model.video_encoder(model.normalise(batch["clip"]).flatten(0, 1)), batch["valid"], batch["angles"]
+            model.video_encoder(model.normalise(batch["clip"]).flatten(0, 1)), batch["valid"], model.views_at(batch)
         )
         ids = torch.full((4, 1), report_tokenizer.start_id)
         for _ in range(16):
@@ -147,7 +147,7 @@ def test_videos_go_down_reports_across_and_true_pairs_are_outlined(tiny_config, 
     model, batch = tiny_model(config), batch_of(config)
     batch["has_report"][1] = False
     unit = torch.eye(3)
-    model.embed_units = lambda tokens, valid, angles: torch.stack([unit[0], unit[2], unit[1], -unit[1]])
+    model.embed_units = lambda tokens, valid, views_at: torch.stack([unit[0], unit[2], unit[1], -unit[1]])
     model.embed_text = lambda ids, lengths: torch.stack([unit[0], unit[2], unit[1], unit[0]])
     picture = draw_pictures(model, config, batch, report_tokenizer).similarity
     centres = picture[12::24, 12::24]
