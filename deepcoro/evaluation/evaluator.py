@@ -199,13 +199,13 @@ def measure(
             if paired.any():
                 queries, gallery = (np.stack(take(paired, f"{side}_embedding")) for side in ("video", "text"))
                 of_paired, said = truth.take(np.flatnonzero(paired)), None
-                if units.whole_study and config.level("contrastive") == "clip":
+                if config.needs_clip_texts and config.level("contrastive") == "clip":
                     said = take(paired, "text_key")
                 by_study = not units.whole_study
                 add(paired, measure_retrieval(queries, gallery, of_paired, by_study, resamples, said))
         if "generated" in first:
             generated = take(told, "generated")
-            whole = not units.whole_study or config.level("captioning") == "study"
+            whole = not (config.needs_clip_texts and config.level("captioning") == "clip")
             add(told, measure_captioning(generated, of_told, constants, neighbours, video, resamples, whole))
     if "reconstruction" in first:
         add(valid, measure_reconstruction(take(valid, "reconstruction"), truth.patients[valid], config))
