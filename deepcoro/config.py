@@ -278,6 +278,11 @@ class Config(Section):
         return self.data.unit == "study" and self.level_is_used("clip")
 
     @property
+    def reads_clip_texts_only(self) -> bool:
+        """Whether no loss needs the text of a whole study."""
+        return self.needs_clip_texts and not self.level_is_used("study")
+
+    @property
     def tubelet(self) -> tuple[int, int, int]:
         """Frames and pixels of a token."""
         return self.video_encoder.tubelet or DEFAULT_TUBELET

@@ -33,6 +33,7 @@ ARCHITECTURE: dict[str, Any] = {
     "final_norm": True,
     "norm_eps": 1e-5,
 }
+KINETICS = "kinetics400"  # names torchvision's weights of MViTv2-S
 # Backbones that exist in one architecture only.
 FIXED_ARCHITECTURES: dict[str, dict[str, Any]] = {
     "mvit": {"width": 768, "depth": 16, "num_heads": 8, "tubelet": (2, 32, 32), "class_token": True},
@@ -96,9 +97,16 @@ class VideoEncoderConfig(Section):
                 f"rotary positions need an even number of channels a head, 6 or more; width {self.width} with "
                 f"{self.num_heads} heads has not"
             )
-        for key, value in FIXED_ARCHITECTURES.get(self.name, {}).items():
-            if getattr(self, key) not in (None, value):
-                raise ValueError(f"video_encoder.name={self.name} has {key} {value}, got {getattr(self, key)}")
+        if self.name == "transformers" and self.pretrained is None:
+            raise ValueError("video_encoder.name=transformers needs video_encoder.pretrained: a folder or hub name")
+        if self.name in FIXED_ARCHITECTURES:
+            own = ARCHITECTURE | {"size": None, "position_grid": None} | FIXED_ARCHITECTURES[self.name]
+            for key, value in own.items():
+                if getattr(self, key) not in (None, value):
+                    raise ValueError(
+                        f"video_encoder.name={self.name} exists in one form only, which has {key} {value}, got "
+                        f"{getattr(self, key)!r}; leave video_encoder.{key} out"
+                    )
         return self
 
     @property
@@ -136,6 +144,7 @@ class TextEncoderConfig(Section):
     name: str | None = None  # None: as use_biomed_tokenizer says
     use_biomed_tokenizer: bool = True  # PubMedBERT and its tokenizer; else BERT and its own
     pretrained: str | None = None  # a torch file of the predecessor, laid over the weights that name brings
+    allow_mismatch: bool = False  # begin although weights are missing in that file, or some have no place here
     freeze: Part = 0.0  # share of the layers, from the bottom, that is not trained
 
     @property

@@ -19,8 +19,8 @@ STUDY = ("data.unit=study", "data.num_videos=2")
             ("video_encoder.positions=rotary_tiled", "video_encoder.width=63", "video_encoder.num_heads=9"),
             "63 with 9 heads",
         ),
-        (("video_encoder.name=mvit", "video_encoder.depth=12"), "name=mvit has depth 16, got 12"),
-        (("video_encoder.name=mvit", "video_encoder.class_token=false"), "mvit has class_token True, got False"),
+        (("video_encoder.name=mvit", "video_encoder.depth=12"), "name=mvit .* has depth 16, got 12"),
+        (("video_encoder.name=mvit", "video_encoder.class_token=false"), "mvit .* has class_token True, got False"),
         (("video_encoder.attention=linear",), "'joint' or 'divided'"),
         (("video_encoder.positions=alibi",), "'sincos', 'learned', 'rotary' or 'rotary_tiled'"),
         (("video_encoder.pool=max",), "'attention', 'mean' or 'class'"),
@@ -142,3 +142,14 @@ def test_yaml_round_trip(tmp_path, assignments):
     config.save(tmp_path / "config.yaml")
     assert Config.load(tmp_path / "config.yaml") == config
     assert config.merge({}) == config
+
+
+@pytest.mark.parametrize("given", ["size=tiny", "attention=divided", "positions=rotary", "position_grid=[1,2,3]"])
+def test_a_backbone_of_one_form_takes_no_other(given):
+    with pytest.raises(ConfigError, match=f"mvit exists in one form only.*{given.partition('=')[0]}"):
+        Config().override(["video_encoder.name=mvit", f"video_encoder.{given}"])
+
+
+def test_a_backbone_of_transformers_needs_a_source():
+    with pytest.raises(ConfigError, match="needs video_encoder.pretrained"):
+        Config().override(["video_encoder.name=transformers"])

@@ -60,14 +60,25 @@ class Units:
         """The study a unit belongs to."""
         return self.tables.studies.read(self._study(np.array([unit])))[0]
 
-    def has_text(self) -> np.ndarray:
-        """Which units have a target text (``text.target_text``), bool, without writing it."""
+    def has_text(self, of_clips: bool = False) -> np.ndarray:
+        """Which units have a target text (``text.target_text``), bool, without writing it.
+
+        Args:
+            of_clips: of any of its clips by itself, where the unit is a study.
+        """
         study, studies = self._study(), self.studies
         told = pc.fill_null(pc.greater(pc.binary_length(studies["report"]), 0), False).to_numpy()[study]
         found = pc.is_valid(studies["findings"]).to_numpy()[study]
         if not self.whole_study:
-            found = found & pc.is_valid(self.tables.videos.table["coronary_tree"]).to_numpy()[self.rows]
+            found = found & self._tree_known()
+        elif of_clips and len(self):
+            assert self.offsets is not None
+            found = found & np.logical_or.reduceat(self._tree_known(), self.offsets[:-1])
         return told | found
+
+    def _tree_known(self) -> np.ndarray:
+        """Of each video, whether it is known which tree it shows."""
+        return pc.is_valid(self.tables.videos.table["coronary_tree"]).to_numpy()[self.rows]
 
     def column(self, name: str, units: np.ndarray | None = None) -> np.ndarray:
         """A column of the studies, one value a unit; of all units, or of those given."""

@@ -55,6 +55,7 @@ class _Plan:
     dataset: PreparedDataset | None = None
     units: Units | None = None
     start: int = 0  # the step it would go on from
+    checkpoint: Path | None = None
     tokenizer: ReportTokenizer | None = None
     text_tokens: int = 1
 
@@ -83,7 +84,7 @@ def dry_run(config: Config) -> list[str]:
         _say_data(plan)
     _say_length(plan)
     with _kept(problems):
-        model = empty_model(plan.config) if _is_known(plan) else None
+        model = empty_model(plan.config, plan.checkpoint) if _is_known(plan) else None
         if model is None:
             print("model, memory, time and disk: not known without what is missing (below)\n")
         else:
@@ -119,7 +120,7 @@ def _take_up(plan: _Plan) -> None:
     steps = committed_steps(plan.run)
     if steps:
         checkpoint = _newest_sound(plan.run, steps)
-        plan.start = int(checkpoint.name)
+        plan.start, plan.checkpoint = int(checkpoint.name), checkpoint
         if plan.dataset is not None:
             plan.config, _ = check_going_on(checkpoint, plan.config, plan.dataset)
         plan.tokenizer = run_tokenizer(plan.config, plan.run)
@@ -243,7 +244,7 @@ def _seconds_per_step(plan: _Plan, flops: float) -> tuple[float, str]:
     here = torch.cuda.is_available() if use_gpu else True
     if here and flops / rate < _SECONDS_TO_MEASURE:
         device = torch.device("cuda" if use_gpu else "cpu")
-        seconds = time_step(config, config.micro_batch_size, plan.text_tokens, device, threads)
+        seconds = time_step(config, config.micro_batch_size, plan.text_tokens, device, threads, plan.checkpoint)
         on = torch.cuda.get_device_name(device) if use_gpu else f"this CPU with {threads} thread(s)"
         return times * seconds, f"measured on {on}, with noise for data"
     on = "a GPU like an A100" if use_gpu else f"{threads} thread(s)"

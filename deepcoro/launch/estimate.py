@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,8 @@ from deepcoro.training.step import train_step
 GPU_RATE = {"bf16": 100e12, "fp16": 100e12, "fp32": 10e12}
 CPU_RATE_PER_THREAD = 50e9
 _TIMED_STEPS = 2
+# Of MViTv2-S (2112.01526, table 1) on 16x224x224: layers, width, heads and tokens of each stage.
+_MVIT_STAGES = ((1, 96, 1, 25088), (2, 192, 2, 6272), (11, 384, 4, 1568), (2, 768, 8, 392))
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Pass:
         looks: for each attention of a block, how many tokens each one looks at; empty: one attention, at all n.
         frozen: layers, from the bottom, that the backward pass does not reach, and with them what lies before.
         computed_again: the backward pass has each layer's input, and computes the rest again.
+        scores: of each token and layer, numbers that an attention keeps which writes out what it weighs.
     """
 
     layers: int
@@ -64,6 +68,7 @@ class Pass:
     looks: tuple[int, ...] = ()
     frozen: int = 0
     computed_again: bool = False
+    scores: int = 0
 
     @property
     def step_flops(self) -> float:
@@ -84,7 +89,7 @@ class Pass:
         and what attention gives (after 2205.05198, section 4.1, with attention that keeps no n x n matrix)."""
         n, m, d = self.tokens, self.memory, self.width
         further = len(self.looks) - 1 if self.looks else 0
-        block = n * (9 * d + 2 * self.hidden) + further * 10 * n * d
+        block = n * (9 * d + 2 * self.hidden + self.scores) + further * 10 * n * d
         if m:
             block += 5 * n * d + 2 * m * d
         trained = self.layers - self.frozen
@@ -117,9 +122,31 @@ def passes(config: Config, model: MultitaskModel, text_tokens: int) -> list[Pass
             computed_again=encoder.checkpoint_activations,
         )
 
+    def staged() -> list[Pass]:
+        # MViTv2-S pools queries from stage to stage, and the keys and values of each to the last one's grid.
+        frozen, made = round(encoder.freeze * (encoder.depth or 0)), []
+        for layers, width, heads, tokens in _MVIT_STAGES:
+            kept = min(layers, frozen)
+            shape = (layers, width, 4 * width, c + tokens)
+            made.append(
+                Pass(
+                    *shape,
+                    views,
+                    looks=(c + n,),
+                    frozen=kept,
+                    computed_again=encoder.checkpoint_activations,
+                    scores=3 * heads * (c + n),
+                )
+            )
+            frozen -= kept
+        return made
+
+    def encodings(shown: int) -> list[Pass]:
+        return staged() if encoder.name == "mvit" else [encoded(shown)]
+
     found = []
     if config.needs_text:
-        found.append(encoded(n))
+        found += encodings(n)
     if config.loss.is_used("contrastive") and encoder.pool == "attention":
         found.append(Pass(0, d, 0, c + n, views, outside=2 * (c + n) * d * d + 2 * (c + n) * d + 10 * d * d))
     if model.text_encoder is not None:
@@ -137,7 +164,7 @@ def passes(config: Config, model: MultitaskModel, text_tokens: int) -> list[Pass
     if model.masked_video_modeling is not None:
         k, width = config.num_visible, masked.decoder_hidden_size
         # A wrapped backbone computes hidden tokens too.
-        found.append(encoded(n if hasattr(model.video_encoder, "prepare_masking") else k))
+        found += encodings(n if hasattr(model.video_encoder, "prepare_masking") else k)
         outside = k * d * width + (n - k) * width * pixels
         found.append(Pass(masked.decoder_layers, width, 4 * width, n, views, outside=outside))
     return found
@@ -178,18 +205,26 @@ class _Weightless(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def empty_model(config: Config) -> MultitaskModel:
+def empty_model(config: Config, checkpoint: Path | None = None) -> MultitaskModel:
     """The model of a config without its weights: shapes and counts can be read from it, nothing computed.
 
+    Args:
+        checkpoint: that a run goes on from; it describes the encoders, whose sources may be gone.
+
     Raises:
-        ConfigError: no such video encoder.
+        ConfigError: no such encoder.
     """
     with _Weightless():
-        return MultitaskModel(config, _random_text_encoder(config), own_description(config))
+        return random_model(config, checkpoint)
 
 
-def _random_text_encoder(config: Config) -> TextEncoder | None:
-    return TextEncoder.from_config(config.text_encoder.source) if config.loss.is_used("contrastive") else None
+def random_model(config: Config, checkpoint: Path | None = None) -> MultitaskModel:
+    """The same with weights at random."""
+    if checkpoint is not None:
+        return MultitaskModel.from_architecture(config, checkpoint)
+    uses_text = config.loss.is_used("contrastive")
+    text = TextEncoder.from_config(config.text_encoder.source) if uses_text else None
+    return MultitaskModel(config, text, own_description(config))
 
 
 def synthetic_batch(config: Config, rows: int, text_tokens: int, device: torch.device) -> dict[str, Any]:
@@ -224,12 +259,19 @@ def synthetic_batch(config: Config, rows: int, text_tokens: int, device: torch.d
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
-def time_step(config: Config, rows: int, text_tokens: int, device: torch.device, threads: int) -> float:
+def time_step(
+    config: Config,
+    rows: int,
+    text_tokens: int,
+    device: torch.device,
+    threads: int,
+    checkpoint: Path | None = None,
+) -> float:
     """Seconds of a training step on ``rows`` of noise, with weights at random; the better of two after a warm-up."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        model = MultitaskModel(config, _random_text_encoder(config), own_description(config)).to(device).train()
+        model = random_model(config, checkpoint).to(device).train()
         optimizer = build_optimizer(model, config.optim)
         batch, loss = synthetic_batch(config, rows, text_tokens, device), MultitaskLoss.from_config(config)
         weights: Mapping[str, float] = (

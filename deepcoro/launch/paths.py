@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 from deepcoro.config import Config
+from deepcoro.config_encoder import KINETICS
 from deepcoro.errors import ConfigError
 
 HOME = "DEEPCORO_HOME"
@@ -96,11 +97,14 @@ def absolute(path: str, field: str) -> str:
 
 
 def absolute_source(source: str, field: str) -> str:
-    """A source of weights as an absolute path if there is such a file or folder, else (a hub's name) as it is.
+    """A source of weights as an absolute path if there is such a file or folder, else (the name of
+    published weights) as it is.
 
     Raises:
         ConfigError: as ``absolute`` does.
     """
+    if source == KINETICS:
+        return source
     home = os.environ.get(HOME)
     places = [_expanded(source, field)]
     places += [_expanded(home, HOME) / places[0]] if home else []

@@ -192,7 +192,12 @@ def resolve(config: Config, dataset: PreparedDataset, units: Units) -> Config:
             data[key] = float(dataset.card[key])
     config = config.merge({"data": data})
     config = _with_absolute_sources(config)
-    if config.needs_text and not units.has_text().any():
+    if config.data.filter and config.data.unit == "study" and config.level_is_used("study"):
+        say(
+            f"WARNING: data.filter {config.data.filter!r} leaves videos of a study out, and the study's report still "
+            "tells of what they show"
+        )
+    if config.needs_text and not units.has_text(config.reads_clip_texts_only).any():
         if not config.loss.is_used("masked_modeling"):
             raise DataError(
                 f"{dataset.root}: no training {config.data.unit} has a report, and masked modelling is off: nothing "

@@ -15,13 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from deepcoro.config_encoder import FIXED_ARCHITECTURES, VideoEncoderConfig
+from deepcoro.config_encoder import FIXED_ARCHITECTURES, KINETICS, VideoEncoderConfig
 from deepcoro.errors import ConfigError
 from deepcoro.models.rgb_backbone import WrappedEncoder
 from deepcoro.models.weights import accept_mismatch, copy_weights
 
 CLIP = (16, 224, 224)
-KINETICS = "kinetics400"
 _STEM, _GRID = (8, 56, 56), (8, 7, 7)
 _IMAGE_MEAN, _IMAGE_STD = (0.45,) * 3, (0.225,) * 3  # of torchvision's Kinetics weights
 

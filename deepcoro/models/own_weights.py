@@ -25,6 +25,8 @@ def find_own(source: str) -> Path | None:
         CheckpointError: a run that has no checkpoint yet.
     """
     folder = Path(source).expanduser()
+    if folder.name == "checkpoints":
+        folder = folder.parent
     if (folder / "manifest.json").is_file() and (folder / "config.yaml").is_file():
         return folder
     if not (folder / "checkpoints").is_dir():

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from deepcoro.config import Config
-from deepcoro.config_encoder import ARCHITECTURE, FIXED_ARCHITECTURES, VideoEncoderConfig
+from deepcoro.config_encoder import ARCHITECTURE, FIXED_ARCHITECTURES, KINETICS, VideoEncoderConfig
 from deepcoro.errors import ConfigError
 from deepcoro.models.conversion import HEADS, architecture_of, convert
 from deepcoro.models.image_statistics import image_statistics
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from deepcoro.models.multitask import MultitaskModel
 
 TORCH_FILES = (".pt", ".pth", ".ckpt")  # of the predecessor
+_MASK_TOKEN = "stem_mask_token"  # of wrapped backbones, which have one where masked modelling is in use
 _NAMED = 8  # weights that a message names; of the others it says how many
 
 
@@ -36,7 +37,10 @@ def resolve_architecture(config: Config) -> Config:
             given. A source that is gone is no mistake where the architecture is known.
     """
     part = config.video_encoder
-    if part.pretrained is None or part.name in FIXED_ARCHITECTURES:
+    if part.pretrained is None:
+        return config
+    if part.name in FIXED_ARCHITECTURES:
+        _check_there(part)
         return config
     try:
         found = _architecture(part)
@@ -68,8 +72,21 @@ def load_pretrained(model: MultitaskModel) -> list[str]:
     elif text is not None:
         from deepcoro.models.predecessor import load_text
 
-        lines += load_text(model, text, config.video_encoder.allow_mismatch)
+        lines += load_text(model, text, config.text_encoder.allow_mismatch)
     return lines
+
+
+def _check_there(part: VideoEncoderConfig) -> None:
+    """Tell before anything is started that there are no such weights of a backbone of one architecture."""
+    source = str(part.pretrained)
+    if source.endswith(TORCH_FILES):
+        if not Path(source).expanduser().is_file():
+            raise ConfigError(f"video_encoder.pretrained {source!r}: there is no such file")
+    elif source != KINETICS and find_own(source) is None:
+        raise ConfigError(
+            f"video_encoder.pretrained for {part.name} is {KINETICS}, a torch file of the predecessor, or a run or "
+            f"checkpoint of ours, got {source!r}"
+        )
 
 
 def own_description(config: Config) -> Path | None:
@@ -87,6 +104,8 @@ def _architecture(part: VideoEncoderConfig) -> dict[str, Any]:
     """Fields of ``VideoEncoderConfig`` as the source has them."""
     source = part.pretrained
     assert source is not None
+    if source == KINETICS:
+        raise ConfigError(f"video_encoder.pretrained={KINETICS} is of an MViT; set video_encoder.name=mvit")
     if source.endswith(TORCH_FILES):
         raise ConfigError(
             f"video_encoder.pretrained {source!r} is a torch file of the predecessor, whose encoder is an MViT; set "
@@ -175,6 +194,12 @@ def _load_own(model: MultitaskModel, checkpoint: Path) -> list[str]:
         weights = {name: value for name, value in weights.items() if name not in theirs}
         if pool:
             lines.append("pool begins at random: the checkpoint has none like it")
+    if _MASK_TOKEN in weights and _MASK_TOKEN not in encoder.state_dict():  # masked modelling made it, and has gone
+        weights = {name: value for name, value in weights.items() if name != _MASK_TOKEN}
+        lines.append(f"{_MASK_TOKEN} is left out: masked modelling is not used here")
+    elif _MASK_TOKEN not in weights and _MASK_TOKEN in encoder.state_dict():
+        weights = weights | {_MASK_TOKEN: encoder.state_dict()[_MASK_TOKEN]}
+        lines.append(f"{_MASK_TOKEN} begins at random: the checkpoint was trained without masked modelling")
     lines += _put(encoder, weights, part.allow_mismatch, str(checkpoint))
     return [f"{len(weights)} weights of {checkpoint}", *lines, *_about_grid(encoder)]
 

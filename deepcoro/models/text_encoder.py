@@ -40,14 +40,19 @@ class TextEncoder(nn.Module):
         """
         from transformers import AutoModel
 
-        return cls(_load(AutoModel, source, "text encoder"))
+        return cls(_load(AutoModel, source, "text encoder", dtype=torch.float32))  # whatever it was saved in
 
     @classmethod
     def from_config(cls, folder: str | Path) -> TextEncoder:
-        """The architecture that ``save_config`` wrote, with random weights."""
+        """The architecture that ``save_config`` wrote, with random weights.
+
+        Raises:
+            ConfigError: there is no description of a model.
+        """
         from transformers import AutoConfig, AutoModel
 
-        return cls(_without_pooler(AutoModel.from_config(AutoConfig.from_pretrained(folder))))
+        description = _load(AutoConfig, str(folder), "text encoder")
+        return cls(_without_pooler(AutoModel.from_config(description, dtype=torch.float32)))
 
     def save_config(self, folder: str | Path) -> None:
         """Write what ``from_config`` needs."""
@@ -92,14 +97,14 @@ def load_tokenizer(source: str) -> Any:
     return _load(AutoTokenizer, source, "tokenizer")
 
 
-def _load(auto: Any, source: str, what: str) -> Any:
+def _load(auto: Any, source: str, what: str, **more: Any) -> Any:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from transformers.utils import logging
 
     logging.set_verbosity_error()  # a pooler that the source lacks is dropped below: no need to report it missing
     logging.disable_progress_bar()
     try:
-        loaded = auto.from_pretrained(source)
+        loaded = auto.from_pretrained(source, **more)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"text_encoder.name {source!r}: no {what} could be loaded from there. Give a folder in Hugging Face "

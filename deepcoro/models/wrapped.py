@@ -132,7 +132,11 @@ class TransformersEncoder(WrappedEncoder):
         _quiet()
         try:
             loaded, info = AutoModel.from_pretrained(
-                source, config=self.backbone.config, output_loading_info=True, ignore_mismatched_sizes=True
+                source,
+                config=self.backbone.config,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
             )
         except (OSError, ValueError) as error:
             raise ConfigError(
@@ -281,7 +285,7 @@ def _build(description: Any) -> Any:
     from transformers import AutoModel
 
     try:
-        model = AutoModel.from_config(description)
+        model = AutoModel.from_config(description, dtype=torch.float32)  # whatever it was saved in
     except ValueError as error:
         raise ConfigError(f"transformers has no backbone for {description.model_type}: {error}") from error
     if model.main_input_name != "pixel_values":

@@ -331,6 +331,24 @@ def test_units_read_the_same_after_a_journey(dataset):
     assert arrived.has_text().tolist() == units.has_text().tolist()
 
 
+def test_texts_of_clips_need_a_tree_or_a_report(make_dataset, tmp_path):
+    found = [{"segment": "prox_lad", "stenosis": 80, "occlusion": "none"}]
+    studies = [
+        {"study_id": "s0", "findings": found},
+        {"study_id": "s1", "findings": found},
+        {"study_id": "s2", "report": "As it stands."},
+        {"study_id": "s3"},
+    ]
+    videos = [
+        {"study_id": "s0"},
+        {"study_id": "s0", "coronary_tree": "left"},
+        *[{"study_id": f"s{number}"} for number in (1, 1, 2, 3)],
+    ]
+    units = PreparedDataset.open(make_dataset(tmp_path, studies, videos)).units("train", "study")
+    assert units.has_text().tolist() == [True, True, True, False]
+    assert units.has_text(of_clips=True).tolist() == [True, False, True, False]
+
+
 def test_a_filter_reads_the_attributes_of_videos_and_of_studies(make_dataset, tmp_path):
     studies = [
         {"study_id": "s0", "attributes": [("site", "north"), ("kind_class", "of the study")]},

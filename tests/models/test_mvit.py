@@ -244,3 +244,26 @@ def test_transformers_works_beside_it(torchvision):
     out = BertModel(BertConfig(vocab_size=9, **sizes))(torch.ones(1, 3, dtype=torch.long)).last_hidden_state
     assert out.shape == (1, 3, 8)
     assert is_torchvision_available() == (Path(torchvision.__file__).parents[1] in map(Path, sys.path))
+
+
+def test_memory_and_operations_are_about_those_of_the_model(torchvision, encoder, config, clip):
+    from types import SimpleNamespace
+
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from deepcoro.launch.estimate import passes
+
+    alone = config.override(["loss.weights.contrastive=0", "loss.weights.masked_modeling=0"])
+    stages = passes(alone, SimpleNamespace(text_encoder=None, captioning_decoder=None, masked_video_modeling=None), 9)
+    own, kept = {p.untyped_storage().data_ptr() for p in encoder.parameters()}, {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        encoder(clip)
+    assert 0.6 < sum(stage.saved_values for stage in stages) * 4 / sum(size for size, _ in kept.values()) < 1.4
+    assert 0.6 < sum(stage.step_flops for stage in stages) / 3 / counter.get_total_flops() < 1.4

@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers
 
+from deepcoro.config import Config
 from deepcoro.errors import ConfigError
 from deepcoro.models.image_statistics import image_statistics
 from deepcoro.models.multitask import MultitaskModel
@@ -167,3 +168,17 @@ def test_of_a_hub_model_whether_there_are_statistics_must_be_known(tmp_path, mon
     (absent / "preprocessor_config.json").unlink()
     (model / "snapshots" / "abc" / "preprocessor_config.json").write_text(json.dumps(said))
     assert image_statistics("some/model")[0] == pytest.approx(MEAN)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("name=mvit", "pretrained=/nowhere/old.pt"), "there is no such file"),
+        (("name=mvit", "pretrained=/nowhere"), "kinetics400, a torch file"),
+        (("pretrained=kinetics400",), "set video_encoder.name=mvit"),
+    ],
+)
+def test_weights_that_are_not_there_are_told_before_anything_starts(given, said):
+    config = Config().override([f"video_encoder.{part}" for part in given])
+    with pytest.raises(ConfigError, match=said):
+        resolve_architecture(config)

@@ -374,3 +374,49 @@ def test_an_estimate_counts_that_hidden_tokens_are_computed_too(multitask_config
     for config, wanted in ((multitask_config("vivit"), [19, 19]), (plain, [18, plain.num_visible])):
         of_encoder = [p.tokens for p in passes(config, empty_model(config), 9) if p.width == 24 and p.layers == 2]
         assert of_encoder == wanted
+
+
+@pytest.mark.parametrize("weights", [(0.1, 0.0), (0.0, 0.1)])
+def test_masked_modelling_may_come_and_go_from_run_to_run(multitask_config, tmp_path, weights):
+    first, second = (f"loss.weights.masked_modeling={weight}" for weight in weights)
+    config = multitask_config("vivit", first)
+    model = MultitaskModel.from_sources(config)
+    save_checkpoint(tmp_path, 3, model, {"step": 3}, config, "made-for-tests")
+    after = MultitaskModel.from_sources(config.override([f"video_encoder.pretrained={tmp_path}", second]))
+    assert any("stem_mask_token" in line for line in after.loaded)
+    assert ("stem_mask_token" in dict(after.video_encoder.named_parameters())) == (weights[1] > 0)
+    for name, value in model.video_encoder.backbone.state_dict().items():
+        assert torch.equal(after.video_encoder.backbone.state_dict()[name], value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_saved_in_half_precision_are_trained_in_full(multitask_config, folders, tmp_path, random_batch, dtype):
+    from transformers import AutoModel
+
+    for source, kept in ((folders["vivit"], tmp_path / "video"), (None, tmp_path / "text")):
+        config = multitask_config("vivit")
+        source = source or config.text_encoder.name
+        AutoModel.from_pretrained(source).to(dtype).save_pretrained(kept)
+    config = config.merge({"text_encoder": {"name": str(tmp_path / "text")}})
+    config = config.override([f"video_encoder.pretrained={tmp_path / 'video'}"])
+    model = MultitaskModel.from_sources(config)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    model(random_batch(model.config), model.config.num_visible)
+    save_checkpoint(tmp_path / "run", 3, model, {"step": 3}, model.config, "made-for-tests")
+    again, _ = load_model(tmp_path / "run" / "checkpoints" / "3")
+    assert {p.dtype for p in again.parameters()} == {torch.float32}
+
+
+def test_a_dry_run_needs_no_source_of_a_run_that_goes_on(multitask_config, tmp_path):
+    from deepcoro.launch.estimate import empty_model
+
+    config = multitask_config("vivit")
+    model = MultitaskModel.from_sources(config)
+    checkpoint = save_checkpoint(tmp_path, 3, model, {"step": 3}, config, "made-for-tests")
+    gone = config.model_copy(update={
+        "video_encoder": config.video_encoder.model_copy(update={"pretrained": "/nowhere"}),
+        "text_encoder": config.text_encoder.model_copy(update={"name": "/nowhere"}),
+    })  # fmt: skip
+    assert empty_model(gone, checkpoint).num_parameters() == model.num_parameters()
+    with pytest.raises(ConfigError, match="nowhere"):
+        empty_model(gone)
