@@ -111,8 +111,10 @@ class MultitaskModel(nn.Module):
         to them.
 
         Returns, where their loss is in use: ``video_embedding`` and ``text_embedding`` [R, E] of length 1,
-            ``logit_scale``, ``logit_bias``; ``caption_logits`` [R, L-1, vocabulary]; ``prediction`` and ``target``
-            [B*V, M, P]. With ``num_visible`` None the masked pass is left out.
+            ``logit_scale``, ``logit_bias``; ``caption_logits`` [R, L-1, vocabulary], or in training mode
+            ``caption_hidden`` [R, L-1, width of the decoder] and ``caption_weight`` [vocabulary, that width] whose
+            product they are; ``prediction`` and ``target`` [B*V, M, P]. With ``num_visible`` None the masked pass is
+            left out.
         """
         out: dict[str, Tensor] = {}
         config = self.config
@@ -132,7 +134,12 @@ class MultitaskModel(nn.Module):
                 level = config.level("captioning")
                 rows = rows_at_level(batch, level)
                 memory, mask = self.memory(tokens, valid[level], batch["angles"])
-                out["caption_logits"] = self.captioning_decoder(rows["input_ids"][:, :-1], memory, mask)
+                words = rows["input_ids"][:, :-1]
+                if self.training:  # all logits at once are the largest thing of a step: the loss makes them in chunks
+                    out["caption_hidden"] = self.captioning_decoder(words, memory, mask, return_hidden=True)
+                    out["caption_weight"] = self.captioning_decoder.output_weight
+                else:
+                    out["caption_logits"] = self.captioning_decoder(words, memory, mask)
         if self.masked_video_modeling is not None and num_visible is not None:
             out["prediction"], out["target"] = self.reconstruct(clip, batch["mask_order"].flatten(0, 1), num_visible)
         return out
