@@ -10,6 +10,7 @@ tokens, D width, E embedding.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +105,11 @@ class MultitaskModel(nn.Module):
                 mvm.norm_predict_loss,
             )
 
-    def forward(self, batch: dict[str, Any], num_visible: int | None = None) -> dict[str, Tensor]:
-        """What the losses need, for a batch of tensors (``data.schema.Batch``).
+    def forward(
+        self, batch: dict[str, Any], num_visible: int | None = None, losses: Collection[str] | None = None
+    ) -> dict[str, Tensor]:
+        """What the losses need, for a batch of tensors (``data.schema.Batch``): all that are in use, or of those only
+        the ones that ``losses`` names. What the others alone would need is not computed.
 
         Rows R of a loss are the studies, or the clips, as ``config.level`` says; ``rows_at_level`` gives what belongs
         to them.
@@ -118,19 +122,28 @@ class MultitaskModel(nn.Module):
         """
         out: dict[str, Tensor] = {}
         config = self.config
+        contrasts, captions, reconstructs = (
+            part is not None and (losses is None or name in losses)
+            for name, part in (
+                ("contrastive", self.video_projection),
+                ("captioning", self.captioning_decoder),
+                ("masked_modeling", self.masked_video_modeling),
+            )
+        )
         clip = self.normalise(batch["clip"]).flatten(0, 1)
-        if config.needs_text:
+        if contrasts or captions:
             tokens = self.video_encoder(clip)
             valid = {"clip": batch["valid"], "study": batch["valid"]}
             if self.training and config.study_pooling.view_dropout > 0:
                 valid["study"] = drop_views(batch["valid"], config.study_pooling.view_dropout)
-            if self.video_projection is not None:
+            if contrasts:
                 level = config.level("contrastive")
                 rows = rows_at_level(batch, level)
                 out["video_embedding"] = self.embed_video(tokens, valid[level], batch["angles"])
                 out["text_embedding"] = self.embed_text(rows["input_ids"], rows["text_length"])
                 out["logit_scale"], out["logit_bias"] = self.logit_scale.exp(), self.logit_bias
-            if self.captioning_decoder is not None:
+            if captions:
+                assert self.captioning_decoder is not None
                 level = config.level("captioning")
                 rows = rows_at_level(batch, level)
                 memory, mask = self.memory(tokens, valid[level], batch["angles"])
@@ -140,7 +153,7 @@ class MultitaskModel(nn.Module):
                     out["caption_weight"] = self.captioning_decoder.output_weight
                 else:
                     out["caption_logits"] = self.captioning_decoder(words, memory, mask)
-        if self.masked_video_modeling is not None and num_visible is not None:
+        if reconstructs and num_visible is not None:
             out["prediction"], out["target"] = self.reconstruct(clip, batch["mask_order"].flatten(0, 1), num_visible)
         return out
 
