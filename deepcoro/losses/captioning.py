@@ -100,7 +100,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             if for_hidden is not None:
                 for_hidden[first : first + chunk_size] = slope @ matrix
             if for_weight is not None and for_weight.dtype == hidden.dtype:
-                for_weight.addmm_(slope.T, rows)
+                torch.addmm(for_weight, slope.T, rows, out=for_weight)
             elif for_weight is not None:
                 for_weight += slope.T @ rows
         ctx.save_for_backward(for_hidden, for_weight)

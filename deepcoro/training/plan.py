@@ -23,10 +23,10 @@ def training_plan(config: Config, groups: Iterable[Mapping[str, Any]]) -> list[s
     Raises:
         ConfigError: a length is in epochs still.
     """
-    groups, num_steps = list(groups), config.training.num_steps
+    made, num_steps = list(groups), config.training.num_steps
     steps = sorted({0, num_steps // 2, num_steps - 1})
     factor_at, weights_at = lr_schedule(config), LossWeightScheduler.from_config(config).weights
-    rates = [highest_rates(groups, factor_at(step)) for step in steps]
+    rates = [highest_rates(made, factor_at(step)) for step in steps]
     weights = [weights_at(step) for step in steps]
     rows = [["step", *(str(step + 1) for step in steps)]]
     rows += [[f"learning rate, {name}", *(f"{rate[name]:.3g}" for rate in rates)] for name in rates[0]]
@@ -36,7 +36,7 @@ def training_plan(config: Config, groups: Iterable[Mapping[str, Any]]) -> list[s
     decay = config.optim.layer_decay
     if decay < 1:
         lines.append(f"layer decay {decay:g}: rates are those of the uppermost parts")
-    return [*lines, *_align([["parameters", "tensors", "numbers", "peak rate", "weight decay"], *_group_rows(groups)])]
+    return [*lines, *_align([["parameters", "tensors", "numbers", "peak rate", "weight decay"], *_group_rows(made)])]
 
 
 def _schedule(config: Config) -> str:
