@@ -67,6 +67,8 @@ def chunked_captioning_loss(
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be 1 or more, got {chunk_size}")
     asked = targets != ignore_index
+    if not torch.is_grad_enabled():  # which the function below cannot see
+        hidden, weight = hidden.detach(), weight.detach()
     total: Tensor = _ChunkedCrossEntropy.apply(hidden[asked], weight, targets[asked], label_smoothing, chunk_size)
     return total
 
