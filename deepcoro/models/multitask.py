@@ -141,7 +141,7 @@ class MultitaskModel(nn.Module):
                 rows = rows_at_level(batch, level)
                 out["video_embedding"] = self.embed_video(tokens, valid[level], batch["angles"])
                 out["text_embedding"] = self.embed_text(rows["input_ids"], rows["text_length"])
-                out["logit_scale"], out["logit_bias"] = self.logit_scale.exp(), self.logit_bias
+                out["logit_scale"], out["logit_bias"] = self.logit_scale.exp(), _as_output(self.logit_bias)
             if captions:
                 assert self.captioning_decoder is not None
                 level = config.level("captioning")
@@ -150,7 +150,7 @@ class MultitaskModel(nn.Module):
                 words = rows["input_ids"][:, :-1]
                 if self.training:  # all logits at once are the largest thing of a step: the loss makes them in chunks
                     out["caption_hidden"] = self.captioning_decoder(words, memory, mask, return_hidden=True)
-                    out["caption_weight"] = self.captioning_decoder.output_weight
+                    out["caption_weight"] = _as_output(self.captioning_decoder.output_weight)
                 else:
                     out["caption_logits"] = self.captioning_decoder(words, memory, mask)
         if reconstructs and num_visible is not None:
@@ -238,3 +238,9 @@ class MultitaskModel(nn.Module):
             if sizes:
                 counts[name] = (sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained))
         return counts
+
+
+def _as_output(parameter: Tensor) -> Tensor:
+    """A view of a parameter that a loss multiplies with. Where DDP looks for unused parameters it follows the outputs'
+    graphs, and a bare parameter has none: it would be taken for unused, and then have a gradient after all."""
+    return parameter.view_as(parameter)

@@ -42,6 +42,12 @@ def test_shapes_of_everything(model, config, random_batch):
     assert "prediction" not in model(random_batch(config))
 
 
+def test_no_output_is_a_bare_parameter(tiny_model, config, random_batch):
+    """DDP that looks for unused parameters would take it for one of them."""
+    out = tiny_model(config).train()(random_batch(config), config.num_visible)
+    assert not [name for name, value in out.items() if value.requires_grad and value.grad_fn is None]
+
+
 def test_scale_and_bias_start_where_the_config_says(tiny_config, tiny_model, config, random_batch):
     built = tiny_model(tiny_config("contrastive.logit_scale=7.0", "contrastive.logit_bias=-3.5"))
     out = built(random_batch(config))
@@ -190,7 +196,7 @@ def test_in_training_the_logits_are_never_made(config, tiny_model, random_batch)
     model, plain, batch = tiny_model(config).double(), tiny_model(config).double(), random_batch(config)
     out, wanted = model.train()(batch), plain.eval()(batch)
     assert "caption_logits" not in out
-    assert out["caption_weight"] is model.captioning_decoder.token_embedding.weight
+    assert out["caption_weight"].data_ptr() == model.captioning_decoder.token_embedding.weight.data_ptr()  # no copy
     assert torch.allclose(out["caption_hidden"] @ out["caption_weight"].T, wanted["caption_logits"], atol=1e-12)
     totals = [MultitaskLoss(chunk_size=5)(o, batch)["captioning"] for o in (out, wanted)]
     assert totals[0].item() == pytest.approx(totals[1].item(), abs=1e-12)
