@@ -23,6 +23,7 @@ from deepcoro.config_encoder import (
 )
 from deepcoro.config_section import Section, overlay, set_at
 from deepcoro.config_seed import SEED_KEYS, from_seed_keys
+from deepcoro.config_training import LossConfig, OptimConfig
 from deepcoro.errors import ConfigError
 
 _BATCHES_PER_BLOCK, _BLOCK_BYTES = 4, 28 * 2**20
@@ -30,7 +31,6 @@ _BATCHES_PER_BLOCK, _BLOCK_BYTES = 4, 28 * 2**20
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-NonNegative = Annotated[float, Field(ge=0)]
 Level = Literal["clip", "study"]
 
 
@@ -58,6 +58,7 @@ class CaptioningConfig(Section):
     loss_type: Literal["cross_entropy"] = "cross_entropy"
     label_smoothing: Share = 0.1
     ignore_index: int = -100
+    chunk_size: Positive = 1024  # tokens whose logits the loss holds at once: less memory, or fewer and larger products
     max_generation_length: Positive = 128
     do_sample: bool = False
     temperature: Annotated[float, Field(gt=0)] = 1.0
@@ -96,58 +97,6 @@ class MaskedModelingConfig(Section):
                 f"decoder_heads {self.decoder_heads}"
             )
         return self
-
-
-class LossWeights(Section):
-    """Multipliers of the losses; a loss whose weight is 0 throughout is not built at all."""
-
-    contrastive: NonNegative = 1.0
-    captioning: NonNegative = 1.0
-    masked_modeling: NonNegative = 0.1
-    distillation: Annotated[float, Field(ge=0, le=0)] = 0.0  # reserved: no distillation is built yet
-
-
-class LossConfig(Section):
-    """Loss weights, fixed or moving from ``initial`` to ``final``."""
-
-    weights: LossWeights = LossWeights()
-    use_scheduler: bool = False
-    initial: LossWeights = LossWeights(captioning=0.5)
-    final: LossWeights = LossWeights()
-    warmup_steps: Annotated[int, Field(ge=0)] = 1000
-    total_steps: Positive = 10000
-    schedule_type: Literal["linear", "cosine", "step"] = "linear"
-
-    @model_validator(mode="after")
-    def _check(self) -> LossConfig:
-        if self.use_scheduler and self.warmup_steps >= self.total_steps:
-            raise ValueError(f"loss.warmup_steps {self.warmup_steps} must be below loss.total_steps {self.total_steps}")
-        if not any(self.is_used(name) for name in LossWeights.model_fields):
-            raise ValueError("every loss weight is 0: there is nothing to train")
-        return self
-
-    def is_used(self, name: str) -> bool:
-        """Whether loss ``name`` has a weight above 0 at any step."""
-        schedule = (self.initial, self.final) if self.use_scheduler else (self.weights,)
-        return any(getattr(weights, name) > 0 for weights in schedule)
-
-
-class OptimConfig(Section):
-    """AdamW, one learning rate a component, linear warm-up and cosine decay counted in steps."""
-
-    lr: Annotated[float, Field(gt=0)] = 6.171328778901703e-05  # video encoder, pooling and projections
-    weight_decay: NonNegative = 0.01
-    text_lr: Annotated[float, Field(gt=0)] = 2e-5
-    captioning_lr: Annotated[float, Field(gt=0)] = 6.171328778901703e-05
-    captioning_weight_decay: NonNegative = 0.01
-    mvm_lr: Annotated[float, Field(gt=0)] = 6.171328778901703e-06
-    mvm_weight_decay: NonNegative = 0.01
-    logit_lr: Annotated[float, Field(gt=0)] | None = None  # logit_scale and logit_bias; None: lr
-    betas: tuple[Share, Share] = (0.9, 0.98)
-    eps: Annotated[float, Field(gt=0)] = 1e-8
-    warmup_steps: Annotated[int, Field(ge=0)] = 1000
-    min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0  # the cosine ends at this share of the peak
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
 
 
 class TrainingConfig(Section):
@@ -220,11 +169,8 @@ class Config(Section):
                 f"training.batch_size {self.training.batch_size} does not divide among {self.resources.num_workers} "
                 f"workers x {self.training.accumulation_steps} accumulation steps"
             )
-        if self.optim.warmup_steps >= self.training.num_steps:
-            raise ValueError(
-                f"optim.warmup_steps {self.optim.warmup_steps} must be below training.num_steps "
-                f"{self.training.num_steps}"
-            )
+        self.optim.check_steps(self.training.num_steps)
+        self.loss.check_steps(self.training.num_steps)
         if self.needs_text and self.data.max_text_length > self.captioning.max_position_embeddings:
             raise ValueError(
                 f"data.max_text_length {self.data.max_text_length} is more than captioning.max_position_embeddings "

@@ -78,7 +78,7 @@ def test_shapes_and_gradients_at_every_level(tiny_config, tiny_model, batch_of, 
     model, batch = tiny_model(config).train(), batch_of(config)
     out = model(batch, config.num_visible)
     assert out["video_embedding"].shape == out["text_embedding"].shape == ((6 if contrastive == "clip" else 3), 12)
-    assert len(out["caption_logits"]) == (6 if captioning == "clip" else 3)
+    assert len(out["caption_hidden"]) == (6 if captioning == "clip" else 3)
     loss = MultitaskLoss.from_config(config)
     counts = loss.counts(batch, 1)
     assert counts["contrastive"] == (3 if contrastive == "clip" else 2)
@@ -129,7 +129,7 @@ def test_view_dropout_leaves_views_out_of_studies_and_of_nothing_else(tiny_confi
     assert not all(same)
     for other in others:
         assert torch.allclose(first["video_embedding"][1], other["video_embedding"][1], atol=1e-6)  # its only clip
-        for name in ("caption_logits", "prediction"):
+        for name in ("caption_hidden", "prediction"):
             assert torch.allclose(first[name], other[name], atol=1e-6)
     model.eval()
     assert torch.equal(model(batch)["video_embedding"], model(batch)["video_embedding"])

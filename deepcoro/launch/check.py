@@ -236,7 +236,7 @@ class Check:
         optimizer = build_optimizer(model, self.config.optim)
         before = [[p.detach().clone() for p in group["params"]] for group in optimizer.param_groups]
         loss = MultitaskLoss.from_config(self.config)
-        weights = self.config.loss.final.model_dump() if self.config.loss.use_scheduler else loss.loss_weights
+        weights = self.config.loss.highest
         precision, why = self._precision(model)
         result = train_step(
             model,

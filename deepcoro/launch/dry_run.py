@@ -39,6 +39,8 @@ from deepcoro.launch.train import resolve, run_folder, save_tokenizer
 from deepcoro.models.multitask import MultitaskModel
 from deepcoro.models.pretrained import resolve_architecture
 from deepcoro.training.checkpoint import committed_steps, verify_checkpoint
+from deepcoro.training.optim import parameter_groups
+from deepcoro.training.plan import training_plan
 from deepcoro.training.validation import run_tokenizer
 
 _NUM_TEXTS = 64  # that are looked at for their length
@@ -89,6 +91,7 @@ def dry_run(config: Config) -> list[str]:
             print("model, memory, time and disk: not known without what is missing (below)\n")
         else:
             _say_model(model)
+            print(*training_plan(plan.config, parameter_groups(model, plan.config.optim)), "", sep="\n")
             _say_costs(plan, model)
     with _kept(problems):
         _say_resources(plan.config)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +49,7 @@ class Pass:
         memory, memory_width: m and width of what it attends to besides its own tokens.
         outside: multiply-adds of the layers before and after its blocks, a row.
         vocabulary: V, where its output is a choice among words.
+        chunk_size: tokens for which that choice is computed at once.
         looks: for each attention of a block, how many tokens each one looks at; empty: one attention, at all n.
         frozen: layers, from the bottom, that the backward pass does not reach, and with them what lies before.
         computed_again: the backward pass has each layer's input, and computes the rest again.
@@ -65,6 +65,7 @@ class Pass:
     memory_width: int = 0
     outside: int = 0
     vocabulary: int = 0
+    chunk_size: int = 0
     looks: tuple[int, ...] = ()
     frozen: int = 0
     computed_again: bool = False
@@ -94,7 +95,12 @@ class Pass:
             block += 5 * n * d + 2 * m * d
         trained = self.layers - self.frozen
         of_blocks = trained * n * d + min(1, trained) * block if self.computed_again else trained * block
-        return float(self.clips * (of_blocks + 3 * n * self.vocabulary))
+        return float(self.clips * (of_blocks + (n * d if self.vocabulary else 0)))
+
+    def loss_values(self, rows: int) -> float:
+        """Numbers that the choice among words needs besides, on ``rows``: the gradient of the output weight, and two
+        blocks of logits (``losses.captioning.chunked_captioning_loss``)."""
+        return float(self.vocabulary * (self.width + 2 * min(self.chunk_size, rows * self.clips * self.tokens)))
 
 
 def passes(config: Config, model: MultitaskModel, text_tokens: int) -> list[Pass]:
@@ -160,7 +166,16 @@ def passes(config: Config, model: MultitaskModel, text_tokens: int) -> list[Pass
         shape = (captioning.num_layers, captioning.hidden_size, captioning.intermediate_size, text_tokens - 1)
         clips = rows("captioning")
         seen = views // clips * (c + n)
-        found.append(Pass(*shape, clips, memory=seen, memory_width=d, vocabulary=captioning.vocab_size))
+        found.append(
+            Pass(
+                *shape,
+                clips,
+                memory=seen,
+                memory_width=d,
+                vocabulary=captioning.vocab_size,
+                chunk_size=captioning.chunk_size,
+            )
+        )
     if model.masked_video_modeling is not None:
         k, width = config.num_visible, masked.decoder_hidden_size
         # A wrapped backbone computes hidden tokens too.
@@ -178,7 +193,8 @@ def step_flops(found: list[Pass], rows: int) -> float:
 def activation_bytes(found: list[Pass], rows: int, precision: str) -> float:
     """Bytes of what a forward pass on ``rows`` keeps for the backward one. A rough estimate: under autocast norms and
     residuals stay in 32 bits, and kernels differ in what they keep."""
-    return rows * sum(part.saved_values for part in found) * (4 if precision == "fp32" else 3)
+    kept = rows * sum(part.saved_values for part in found) * (4 if precision == "fp32" else 3)
+    return kept + 4 * sum(part.loss_values(rows) for part in found)
 
 
 def state_bytes(model: nn.Module, precision: str, num_workers: int) -> dict[str, float]:
@@ -274,9 +290,7 @@ def time_step(
         model = random_model(config, checkpoint).to(device).train()
         optimizer = build_optimizer(model, config.optim)
         batch, loss = synthetic_batch(config, rows, text_tokens, device), MultitaskLoss.from_config(config)
-        weights: Mapping[str, float] = (
-            config.loss.final.model_dump() if config.loss.use_scheduler else loss.loss_weights
-        )
+        weights = config.loss.highest
         scaler = torch.amp.GradScaler(device.type) if config.training.precision == "fp16" else None
         seconds = []
         for _ in range(1 + _TIMED_STEPS):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from deepcoro.config import Config, LossWeights
+from deepcoro.config import Config
 from deepcoro.config_encoder import ARCHITECTURE
 from deepcoro.config_section import flatten
+from deepcoro.config_training import LossWeights
 from deepcoro.data.tables import PreparedDataset
 from deepcoro.errors import ConfigError, DataError
 from deepcoro.training.checkpoint import read_manifest
@@ -27,7 +28,8 @@ _FREE = {
     "evaluation",
 }
 _SOURCES = {"video_encoder.pretrained", "text_encoder.pretrained"}  # have been read, and may since lie elsewhere
-_BOUND = {"training.batch_size"}  # positions of the stream are counted in it
+# Positions of the stream are counted in the one; the other orders the parameters whose moments a checkpoint holds.
+_BOUND = {"training.batch_size", "optim.layer_decay"}
 
 
 def check_going_on(checkpoint: Path, config: Config, dataset: PreparedDataset) -> tuple[Config, list[str]]:

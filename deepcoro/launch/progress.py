@@ -24,7 +24,8 @@ def model_lines(described: dict[str, Any]) -> list[str]:
         for name, (number, trained) in described["parameters"].items()
     )
     number, trained = (sum(pair[i] for pair in described["parameters"].values()) for i in (0, 1))
-    return [*described["loaded"], f"{number / 1e6:.2f} M parameters, {trained / 1e6:.2f} M trained: {parts}"]
+    counted = f"{number / 1e6:.2f} M parameters, {trained / 1e6:.2f} M trained: {parts}"
+    return [*described["loaded"], counted, *described["plan"]]
 
 
 class Progress:

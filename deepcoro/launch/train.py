@@ -182,15 +182,17 @@ def run_folder(config: Config) -> Path:
 
 
 def resolve(config: Config, dataset: PreparedDataset, units: Units) -> Config:
-    """Fill what only the data knows: absolute paths, pixel statistics, and whether there is any report to learn
-    from."""
+    """Fill what only the data knows: absolute paths, pixel statistics, the steps of an epoch, and whether there is any
+    report to learn from."""
     data: dict[str, Any] = {"path": absolute(dataset.root, "data.path")}
     for key in ("pixel_mean", "pixel_std"):
         if getattr(config.data, key) is None:
             if dataset.card.get(key) is None:
                 raise DataError(f"{dataset.root}/dataset.json has no {key}; set data.{key}")
             data[key] = float(dataset.card[key])
-    config = config.merge({"data": data})
+    steps_per_epoch = len(units) / config.training.batch_size
+    lengths = config.optim.in_step_counts(config.training.num_steps, steps_per_epoch)
+    config = config.merge({"data": data, "optim": lengths})
     config = _with_absolute_sources(config)
     if config.data.filter and config.data.unit == "study" and config.level_is_used("study"):
         say(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,8 +12,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from deepcoro.config import Config
+from deepcoro.config_training import first_step
 from deepcoro.levels import rows_at_level
-from deepcoro.losses.captioning import caption_targets, captioning_loss
+from deepcoro.losses.captioning import caption_targets, captioning_loss, chunked_captioning_loss
 from deepcoro.losses.contrastive import CONTRASTIVE_LOSSES
 from deepcoro.losses.masked_modeling import masked_modeling_loss
 
@@ -35,6 +36,7 @@ class MultitaskLoss(nn.Module):
         label_smoothing, ignore_index: of the captioning cross-entropy.
         levels: ``clip`` or ``study`` by loss, of ``contrastive`` and ``captioning``: what a row is where units are
             studies.
+        chunk_size: tokens whose logits the captioning loss holds at once.
 
     Raises:
         ValueError: an unknown loss or loss type, or a negative weight.
@@ -47,6 +49,7 @@ class MultitaskLoss(nn.Module):
         label_smoothing: float = 0.1,
         ignore_index: int = -100,
         levels: Mapping[str, str] | None = None,
+        chunk_size: int = 1024,
     ) -> None:
         super().__init__()
         self.levels = {"contrastive": "study", "captioning": "study"} | dict(levels or {})
@@ -56,7 +59,7 @@ class MultitaskLoss(nn.Module):
             known = ", ".join(CONTRASTIVE_LOSSES)
             raise ValueError(f"contrastive_loss_type must be one of {known}, got {contrastive_loss_type!r}")
         self.contrastive = CONTRASTIVE_LOSSES[contrastive_loss_type]
-        self.label_smoothing, self.ignore_index = label_smoothing, ignore_index
+        self.label_smoothing, self.ignore_index, self.chunk_size = label_smoothing, ignore_index, chunk_size
 
     @classmethod
     def from_config(cls, config: Config) -> MultitaskLoss:
@@ -64,7 +67,8 @@ class MultitaskLoss(nn.Module):
         part = config.captioning
         weights = config.loss.weights.model_dump()
         levels = {name: config.level(name) for name in ("contrastive", "captioning")}
-        return cls(weights, config.contrastive.loss_type, part.label_smoothing, part.ignore_index, levels)
+        kind = config.contrastive.loss_type
+        return cls(weights, kind, part.label_smoothing, part.ignore_index, levels, part.chunk_size)
 
     def counts(self, batch: Mapping[str, Any], num_hidden: int) -> dict[str, Tensor]:
         """What each sum of this batch is divided by: rows with report, asked tokens, hidden tokens of valid views."""
@@ -87,7 +91,16 @@ class MultitaskLoss(nn.Module):
                 out["logit_scale"],
                 out["logit_bias"],
             )
-        if "caption_logits" in out:
+        if "caption_hidden" in out:
+            sums["captioning"] = chunked_captioning_loss(
+                out["caption_hidden"],
+                out["caption_weight"],
+                self._targets(batch),
+                self.label_smoothing,
+                self.ignore_index,
+                self.chunk_size,
+            )
+        elif "caption_logits" in out:
             sums["captioning"] = captioning_loss(
                 out["caption_logits"], self._targets(batch), self.label_smoothing, self.ignore_index
             )
@@ -142,6 +155,13 @@ class LossWeightScheduler:
     ``initial + f (final - initial)``, with x the share of the way:
 
     linear f = x, cosine f = (1 - cos(pi x)) / 2, step f = 0 until the end.
+
+    A loss whose ``start_fraction`` is s weighs 0 at the first ceil(s ``num_steps``) steps of the run. Where
+    ``total_steps`` lies beyond the run, the weights are on their way when it ends.
+
+    Raises:
+        ValueError: a negative weight, an unknown loss or schedule, steps that do not follow on each other, or a share
+            outside [0, 1) or of a run of unknown length.
     """
 
     initial: Mapping[str, float]
@@ -149,6 +169,8 @@ class LossWeightScheduler:
     warmup_steps: int = 1000
     total_steps: int = 10000
     schedule_type: str = "linear"
+    start_fraction: Mapping[str, float] = field(default_factory=dict)
+    num_steps: int | None = None  # of the run; only start_fraction needs it
 
     def __post_init__(self) -> None:
         check_weights(self.initial)
@@ -159,6 +181,24 @@ class LossWeightScheduler:
             raise ValueError(f"schedule_type must be linear, cosine or step, got {self.schedule_type!r}")
         if not 0 <= self.warmup_steps < self.total_steps:
             raise ValueError(f"need 0 <= warmup_steps < total_steps, got {self.warmup_steps} and {self.total_steps}")
+        for name, share in self.start_fraction.items():
+            if name not in self.initial:
+                raise ValueError(f"start_fraction names {name!r}, and initial does not")
+            if not 0 <= share < 1:
+                raise ValueError(f"the start_fraction of loss {name!r} must be from 0 to below 1, got {share}")
+            if share > 0 and self.num_steps is None:
+                raise ValueError(f"the start_fraction of loss {name!r} is a share of num_steps, which is not given")
+
+    @classmethod
+    def from_config(cls, config: Config) -> LossWeightScheduler:
+        """As a config describes it; where it asks for no scheduler the weights do not move."""
+        part = config.loss
+        initial, final = (weights.model_dump() for weights in part.ends)
+        starts = part.start_fraction.model_dump()
+        num_steps = config.training.num_steps
+        if not part.use_scheduler:
+            return cls(initial, final, 0, 1, "linear", starts, num_steps)
+        return cls(initial, final, part.warmup_steps, part.total_steps, part.schedule_type, starts, num_steps)
 
     def weights(self, step: int) -> dict[str, float]:
         """Weights at ``step`` (0 is the first)."""
@@ -166,4 +206,8 @@ class LossWeightScheduler:
         share = {"linear": way, "cosine": (1 - math.cos(math.pi * way)) / 2, "step": float(way >= 1)}[
             self.schedule_type
         ]
-        return {name: start + share * (self.final[name] - start) for name, start in self.initial.items()}
+        weights = {name: start + share * (self.final[name] - start) for name, start in self.initial.items()}
+        return {name: 0.0 if step < self._start(name) else weight for name, weight in weights.items()}
+
+    def _start(self, name: str) -> int:
+        return first_step(self.start_fraction.get(name, 0.0), self.num_steps or 0)

@@ -76,17 +76,31 @@ class CaptioningDecoder(nn.Module):
         for embedding in (self.token_embedding, self.position_embedding):
             nn.init.normal_(embedding.weight, std=0.02)
 
-    def forward(self, input_ids: Tensor, video_tokens: Tensor, video_mask: Tensor) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, video_tokens: Tensor, video_mask: Tensor, return_hidden: bool = False
+    ) -> Tensor:
         """Logits [B, L, V] of the token after each of ``input_ids`` [B, L].
 
         ``video_tokens`` [B, M, D'], ``video_mask`` [B, M] bool (true where there is a token). Attention is causal and
         text is padded at its end, so padding reaches no earlier position.
+
+        With ``return_hidden`` [B, L, D], which times ``output_weight`` transposed are the logits, in the precision that
+        autocast would multiply them in: what a loss takes that never makes all logits at once.
         """
         x = self._embed(input_ids, 0)
         mask = _attendable(video_mask)
         for block in self._blocks():
             x, _ = block(x, block.cross_attention.keys_values(video_tokens), mask)
+        if return_hidden:
+            device = x.device.type
+            halves = torch.is_autocast_enabled(device)
+            return self.norm(x).to(torch.get_autocast_dtype(device)) if halves else self.norm(x)
         return self._logits(x)
+
+    @property
+    def output_weight(self) -> Tensor:
+        """[V, D], shared with the embedding of input tokens."""
+        return self.token_embedding.weight
 
     @torch.no_grad()
     def generate(
@@ -141,7 +155,7 @@ class CaptioningDecoder(nn.Module):
         return self.dropout(self.token_embedding(input_ids) + self.position_embedding(positions))
 
     def _logits(self, x: Tensor) -> Tensor:
-        return self.norm(x) @ self.token_embedding.weight.T
+        return self.norm(x) @ self.output_weight.T
 
 
 def _attendable(video_mask: Tensor) -> Tensor:

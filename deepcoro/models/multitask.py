@@ -10,7 +10,7 @@ tokens, D width, E embedding.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,36 +105,55 @@ class MultitaskModel(nn.Module):
                 mvm.norm_predict_loss,
             )
 
-    def forward(self, batch: dict[str, Any], num_visible: int | None = None) -> dict[str, Tensor]:
-        """What the losses need, for a batch of tensors (``data.schema.Batch``).
+    def forward(
+        self, batch: dict[str, Any], num_visible: int | None = None, losses: Collection[str] | None = None
+    ) -> dict[str, Tensor]:
+        """What the losses need, for a batch of tensors (``data.schema.Batch``): all that are in use, or of those only
+        the ones that ``losses`` names. What the others alone would need is not computed.
 
         Rows R of a loss are the studies, or the clips, as ``config.level`` says; ``rows_at_level`` gives what belongs
         to them.
 
         Returns, where their loss is in use: ``video_embedding`` and ``text_embedding`` [R, E] of length 1,
-            ``logit_scale``, ``logit_bias``; ``caption_logits`` [R, L-1, vocabulary]; ``prediction`` and ``target``
-            [B*V, M, P]. With ``num_visible`` None the masked pass is left out.
+            ``logit_scale``, ``logit_bias``; ``caption_logits`` [R, L-1, vocabulary], or in training mode
+            ``caption_hidden`` [R, L-1, width of the decoder] and ``caption_weight`` [vocabulary, that width] whose
+            product they are; ``prediction`` and ``target`` [B*V, M, P]. With ``num_visible`` None the masked pass is
+            left out.
         """
         out: dict[str, Tensor] = {}
         config = self.config
+        contrasts, captions, reconstructs = (
+            part is not None and (losses is None or name in losses)
+            for name, part in (
+                ("contrastive", self.video_projection),
+                ("captioning", self.captioning_decoder),
+                ("masked_modeling", self.masked_video_modeling),
+            )
+        )
         clip = self.normalise(batch["clip"]).flatten(0, 1)
-        if config.needs_text:
+        if contrasts or captions:
             tokens, views_at = self.video_encoder(clip), self.views_at(batch)
             valid = {"clip": batch["valid"], "study": batch["valid"]}
             if self.training and config.study_pooling.view_dropout > 0:
                 valid["study"] = drop_views(batch["valid"], config.study_pooling.view_dropout)
-            if self.video_projection is not None:
+            if contrasts:
                 level = config.level("contrastive")
                 rows = rows_at_level(batch, level)
                 out["video_embedding"] = self.embed_video(tokens, valid[level], views_at)
                 out["text_embedding"] = self.embed_text(rows["input_ids"], rows["text_length"])
-                out["logit_scale"], out["logit_bias"] = self.logit_scale.exp(), self.logit_bias
-            if self.captioning_decoder is not None:
+                out["logit_scale"], out["logit_bias"] = self.logit_scale.exp(), _as_output(self.logit_bias)
+            if captions:
+                assert self.captioning_decoder is not None
                 level = config.level("captioning")
                 rows = rows_at_level(batch, level)
                 memory, mask = self.memory(tokens, valid[level], views_at)
-                out["caption_logits"] = self.captioning_decoder(rows["input_ids"][:, :-1], memory, mask)
-        if self.masked_video_modeling is not None and num_visible is not None:
+                words = rows["input_ids"][:, :-1]
+                if self.training:  # all logits at once are the largest thing of a step: the loss makes them in chunks
+                    out["caption_hidden"] = self.captioning_decoder(words, memory, mask, return_hidden=True)
+                    out["caption_weight"] = _as_output(self.captioning_decoder.output_weight)
+                else:
+                    out["caption_logits"] = self.captioning_decoder(words, memory, mask)
+        if reconstructs and num_visible is not None:
             out["prediction"], out["target"] = self.reconstruct(clip, batch["mask_order"].flatten(0, 1), num_visible)
         return out
 
@@ -224,3 +243,9 @@ class MultitaskModel(nn.Module):
             if sizes:
                 counts[name] = (sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained))
         return counts
+
+
+def _as_output(parameter: Tensor) -> Tensor:
+    """A view of a parameter that a loss multiplies with. Where DDP looks for unused parameters it follows the outputs'
+    graphs, and a bare parameter has none: it would be taken for unused, and then have a gradient after all."""
+    return parameter.view_as(parameter)

@@ -67,7 +67,8 @@ class TextEncoder(nn.Module):
         number = getattr(self.transformer.config, "num_hidden_layers", None)  # type: ignore[union-attr]
         stacks = [m for m in self.transformer.modules() if isinstance(m, nn.ModuleList) and len(m) == number]
         if not stacks:
-            raise ConfigError(f"text_encoder.freeze: {type(self.transformer).__name__} has no list of {number} layers")
+            kind = type(self.transformer).__name__
+            raise ConfigError(f"text_encoder.freeze and optim.layer_decay: {kind} has no list of {number} layers")
         layers = [list(layer.parameters()) for layer in stacks[0]]
         inside = {id(parameter) for layer in layers for parameter in layer}
         return [[p for p in self.transformer.parameters() if id(p) not in inside], *layers]

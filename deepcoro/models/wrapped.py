@@ -113,7 +113,8 @@ class TransformersEncoder(WrappedEncoder):
         """Parameters from the pixels upwards: the embeddings', then each block's."""
         stem = [p for name, p in self.backbone.named_parameters() if name.startswith("embeddings.")]
         if not stem:
-            raise ConfigError(f"video_encoder.freeze: {type(self.backbone).__name__} has no part named embeddings")
+            kind = type(self.backbone).__name__
+            raise ConfigError(f"video_encoder.freeze and optim.layer_decay: {kind} has no part named embeddings")
         return [stem, *[list(block.parameters()) for block in self._blocks()]]
 
     def load_weights(self, source: str, allow_mismatch: bool, pixel_mean: float, pixel_std: float) -> list[str]:

@@ -29,8 +29,9 @@ from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import custom_scalars
 
-from deepcoro.config import Config, LossWeights
+from deepcoro.config import Config
 from deepcoro.config_section import flatten
+from deepcoro.config_training import LossWeights
 from deepcoro.models.multitask import MultitaskModel
 from deepcoro.training.pictures import Pictures
 
@@ -220,10 +221,10 @@ class Board:
         self._is_trimmed = True
 
 
-def describe_model(run: Path, model: MultitaskModel) -> None:
-    """Write ``model.json``: the parameters of each component with those that are trained, and what weights the model
-    began with. Where it cannot be written the run goes on."""
-    described = {"parameters": model.num_parameters(), "loaded": model.loaded}
+def describe_model(run: Path, model: MultitaskModel, plan: Iterable[str] = ()) -> None:
+    """Write ``model.json``: the parameters of each component with those that are trained, what weights the model began
+    with, and the lines of ``plan`` (``training/plan.py``). Where it cannot be written the run goes on."""
+    described = {"parameters": model.num_parameters(), "loaded": model.loaded, "plan": list(plan)}
     try:
         (run / MODEL_FILE).write_text(json.dumps(described, indent=1) + "\n")
     except OSError as error:

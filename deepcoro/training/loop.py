@@ -41,8 +41,9 @@ from deepcoro.training.checkpoint import (
     save_checkpoint,
 )
 from deepcoro.training.control import control_group, from_first, note_fatal, raise_fatal, stop_requested, writer_lock
-from deepcoro.training.optim import build_optimizer, load_optimizer, lr_factor, set_learning_rates
+from deepcoro.training.optim import build_optimizer, load_optimizer, lr_schedule, set_learning_rates
 from deepcoro.training.pictures import draw_pictures
+from deepcoro.training.plan import training_plan
 from deepcoro.training.positions import PositionLog
 from deepcoro.training.step import StepResult, compile_encoder, train_step
 from deepcoro.training.throughput import Startup, Throughput
@@ -104,9 +105,9 @@ class Worker:
         self.saved_step = self.step
         if config.training.compile:
             compile_encoder(self.model)
-        self.wrapped = _wrap(self.model, self.device)
+        self.wrapped = _wrap(self.model, self.device, config.loss.has_idle_losses(config.training.num_steps))
         self.loss = MultitaskLoss.from_config(config)
-        self.weights_at = _weights_at(config)
+        self.factor_at, self.weights_at = lr_schedule(config), LossWeightScheduler.from_config(config).weights
         self.validation = validation.Validation(config, self.run, self.device, self.group)
         self.board: Board | None = None
         self.awaited: list[int] = []  # steps that tasks beside the workers are validating
@@ -114,7 +115,7 @@ class Worker:
             started.touch()
             drop_checkpoints_after(self.run, self.step)
             validation.drop_results_after(self.run, self.step)
-            describe_model(self.run, self.model)
+            describe_model(self.run, self.model, training_plan(config, self.optimizer.param_groups))
             self.board = Board(self.run, self.step + 1)
             validation.post_results(self.board, self.run, config, validation.unposted_steps(self.run))
         self.positions = PositionLog(self.run, self.step, self.group)
@@ -156,8 +157,7 @@ class Worker:
         # Dropout draws from the place in the stream, not from how often the run was started.
         seed = np.random.SeedSequence([config.seed, self.step, self.rank]).generate_state(1)[0]
         torch.manual_seed(int(seed))
-        factor = lr_factor(self.step, config.optim.warmup_steps, training.num_steps, config.optim.min_lr_ratio)
-        rates = set_learning_rates(self.optimizer, factor)
+        rates = set_learning_rates(self.optimizer, self.factor_at(self.step))
         weights = self.weights_at(self.step)
         result = train_step(
             self.wrapped,
@@ -294,7 +294,7 @@ class Worker:
     def _log(self, board: Board, result: StepResult, rates: dict[str, float], weights: dict[str, float]) -> None:
         scalars = {f"loss/{name}": value.item() for name, value in result.losses.items()}
         scalars |= {"loss/total": result.total.item(), "optim/grad_norm": result.grad_norm.item()}
-        scalars |= {f"loss_weight/{name}": weights[name] for name in result.losses}
+        scalars |= {f"loss_weight/{name}": weights[name] for name in self.config.loss.used}
         scalars |= {f"learning_rate/{component}": rate for component, rate in rates.items()}
         scalars |= {
             "data/valid_share": result.valid_share.item(),
@@ -307,20 +307,14 @@ class Worker:
         board.scalars(self.step, scalars | self.throughput.read())
 
 
-def _wrap(model: MultitaskModel, device: torch.device) -> nn.Module:
+def _wrap(model: MultitaskModel, device: torch.device, has_idle_losses: bool) -> nn.Module:
+    """DDP where there are several workers. Looking for parameters without gradient costs a walk through the graph at
+    every step, so it is done only where a schedule leaves out a loss at some steps."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return model
     return nn.parallel.DistributedDataParallel(
-        model, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
+        model,
+        device_ids=[device] if device.type == "cuda" else None,
+        broadcast_buffers=False,
+        find_unused_parameters=has_idle_losses,
     )
-
-
-def _weights_at(config: Config) -> Any:
-    part = config.loss
-    if not part.use_scheduler:
-        fixed = part.weights.model_dump()
-        return lambda step: fixed
-    scheduler = LossWeightScheduler(
-        part.initial.model_dump(), part.final.model_dump(), part.warmup_steps, part.total_steps, part.schedule_type
-    )
-    return scheduler.weights

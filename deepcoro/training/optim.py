@@ -1,14 +1,16 @@
-"""Parameter groups, one learning rate a component, and the schedule in steps."""
+"""Parameter groups, one learning rate a component, and how the rates move from step to step."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from deepcoro.config import OptimConfig
+from deepcoro.config import Config
+from deepcoro.config_training import OptimConfig, known
 from deepcoro.errors import CheckpointError
 from deepcoro.models.multitask import MultitaskModel
 
@@ -17,8 +19,13 @@ def parameter_groups(model: MultitaskModel, optim: OptimConfig) -> list[dict[str
     """Every trainable parameter in exactly one group, named by its component; norms, biases, embeddings of position,
     tokens learnt by themselves and the logit scale and bias are not decayed.
 
+    With ``optim.layer_decay`` d, a parameter of part i of an encoder's ``bottom_up()`` parts 0 to n (0 what lies below
+    the blocks, n the last block) has the rate of its component times ``d^(n - i)`` (BEiT, 2106.08254, appendix H, but
+    that the last block is not slowed); parts of the component outside the blocks have it whole.
+
     Raises:
         AssertionError: a parameter is in no group or in two. Only a change of the model can cause it.
+        ConfigError: a layer decay, and an encoder that has no list of blocks.
     """
     rates = {
         "video": (optim.lr, optim.weight_decay),
@@ -39,19 +46,22 @@ def parameter_groups(model: MultitaskModel, optim: OptimConfig) -> list[dict[str
         "logit_scale": "logit",
         "logit_bias": "logit",
     }
-    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    norms, shares = _norm_parameters(model), _layer_shares(model, optim.layer_decay)
+    groups: dict[tuple[str, bool, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            component = components[name.split(".")[0]]
-            groups.setdefault((component, _is_decayed(name, parameter)), []).append(parameter)
+            part = name.split(".")[0]
+            assert part in components, f"{part} belongs to no component: which learning rate has it?"
+            decayed = id(parameter) not in norms and _is_decayed(name, parameter)
+            groups.setdefault((components[part], decayed, shares.get(id(parameter), 1.0)), []).append(parameter)
     made = []
-    for (component, decayed), parameters in groups.items():
+    for (component, decayed, share), parameters in groups.items():
         lr, decay = rates[component]
         made.append(
             {
                 "params": parameters,
-                "lr": lr,
-                "peak_lr": lr,
+                "lr": lr * share,
+                "peak_lr": lr * share,
                 "weight_decay": decay if decayed else 0.0,
                 "component": component,
             }
@@ -90,25 +100,90 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
         group.update(kept)
 
 
-def lr_factor(step: int, warmup_steps: int, num_steps: int, min_ratio: float) -> float:
-    """Share of the peak rate at ``step`` (0 is the first): linear up over ``warmup_steps``, then half a cosine down to
-    ``min_ratio``, which the last step reaches."""
+def lr_factor(
+    step: int,
+    warmup_steps: int,
+    num_steps: int,
+    min_ratio: float,
+    schedule: str = "cosine",
+    milestones: Sequence[int] = (),
+    milestone_factor: float = 0.1,
+) -> float:
+    """Share of the peak rate at ``step`` (0 is the first): linear up over ``warmup_steps``, whose last step has the
+    peak, then as ``schedule`` says. With x the share of the way from step ``warmup_steps`` to step ``num_steps`` - 1,
+    and 1 beyond it, and m ``min_ratio``:
+
+    constant 1, linear ``1 - (1 - m) x``, cosine ``m + (1 - m) (1 + cos(pi x)) / 2`` (SGDR, 1608.03983, without
+    restarts), step ``milestone_factor`` to the power of the number of ``milestones`` reached, but not below m.
+    """
     if step < warmup_steps:
         return (step + 1) / warmup_steps
-    way = (step - warmup_steps) / max(1, num_steps - 1 - warmup_steps)
-    return min_ratio + (1 - min_ratio) * (1 + math.cos(math.pi * min(1.0, way))) / 2
+    way = min(1.0, (step - warmup_steps) / max(1, num_steps - 1 - warmup_steps))
+    if schedule == "constant":
+        return 1.0
+    if schedule == "linear":
+        return 1 - (1 - min_ratio) * way
+    if schedule == "cosine":
+        return min_ratio + (1 - min_ratio) * (1 + math.cos(math.pi * way)) / 2
+    if schedule == "step":
+        return max(min_ratio, milestone_factor ** sum(step >= milestone for milestone in milestones))
+    raise ValueError(f"schedule must be constant, linear, cosine or step, got {schedule!r}")
+
+
+def lr_schedule(config: Config) -> Callable[[int], float]:
+    """Step -> share of the peak rate, as a config describes it.
+
+    Raises:
+        ConfigError: a length is in epochs still; ``launch.train.resolve`` fills in their steps.
+    """
+    optim, num_steps = config.optim, config.training.num_steps
+    warmup = known(optim.warmup_in(num_steps), "optim.warmup")
+    end = known(optim.end_in(num_steps), "optim.schedule_end")
+    milestones = known(optim.milestones_in(num_steps), "optim.milestones") if optim.schedule == "step" else ()
+    return lambda step: lr_factor(
+        step, warmup, end, optim.min_lr_ratio, optim.schedule, milestones, optim.milestone_factor
+    )
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> dict[str, float]:
-    """Set each group to its peak times ``factor``; return the rates by component."""
-    rates = {}
+    """Set each group to its peak times ``factor``; return the rates by component, with layer decay the highest."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor
-        rates[group["component"]] = group["lr"]
+    return highest_rates(optimizer.param_groups, factor)
+
+
+def highest_rates(groups: Iterable[Mapping[str, Any]], factor: float = 1.0) -> dict[str, float]:
+    """The highest rate of each component's ``groups`` at ``factor`` of the peak."""
+    rates: dict[str, float] = {}
+    for group in groups:
+        component = group["component"]
+        rates[component] = max(rates.get(component, 0.0), group["peak_lr"] * factor)
     return rates
 
 
+# What is learnt as a vector by itself: positions, tokens, the scale and bias of the logits; ours and other libraries'.
+_ALONE = (
+    "probe", "mask_token", "class_token", "cls_token", "dist_token", "distillation_token", "register_token",
+    "position", "pos_embed", "rel_pos", "spatial_pos", "temporal_pos", "class_pos", "time_embedding",
+    "relative_attention_bias", "logit_scale", "logit_bias",
+)  # fmt: skip
+
+
 def _is_decayed(name: str, parameter: nn.Parameter) -> bool:
-    plain = ("probe", "mask_token", "class_token", "position_embedding", "logit_scale", "logit_bias")
-    wrapped = ("cls_token", "time_embedding", "rel_pos")  # what backbones of others call such
-    return parameter.ndim > 1 and not any(word in name for word in plain + wrapped)
+    return parameter.ndim > 1 and not any(word in name for word in _ALONE)
+
+
+def _norm_parameters(model: nn.Module) -> set[int]:
+    """Ids of the parameters that norms hold themselves, whatever their shape and library."""
+    norms = (module for module in model.modules() if "norm" in type(module).__name__.lower())
+    return {id(parameter) for norm in norms for parameter in norm.parameters(recurse=False)}
+
+
+def _layer_shares(model: MultitaskModel, decay: float) -> dict[int, float]:
+    """By id of a parameter, the share of its component's rate that it has, where that is below 1."""
+    shares: dict[int, float] = {}
+    for encoder in (model.video_encoder, model.text_encoder) if decay < 1 else ():
+        parts = encoder.bottom_up() if encoder is not None else []  # type: ignore[operator]
+        for number, part in enumerate(parts):
+            shares |= {id(parameter): decay ** (len(parts) - 1 - number) for parameter in part}
+    return shares

@@ -50,13 +50,18 @@ def train_step(
 
     Args:
         model: a ``MultitaskModel``, bare or wrapped by DDP.
-        weights: loss weights of this step.
+        weights: loss weights of this step. A loss that weighs 0 is not computed: it is not among the losses returned,
+            and what it alone trains gets no gradient (DDP has to be told, by ``find_unused_parameters``).
         num_visible: tokens the masked pass shows.
         scaler: with fp16.
 
     Raises:
         TrainingError: the loss or a gradient is not finite; the weights are still those of before the step.
+        ValueError: every loss weighs 0.
     """
+    active = [name for name, weight in weights.items() if weight > 0]
+    if not active:
+        raise ValueError(f"a step needs a loss that weighs more than 0, got {dict(weights)}")
     world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     num_hidden = batches[0]["mask_order"].shape[-1] - num_visible
     counts = [loss.counts(batch, num_hidden) for batch in batches]
@@ -74,7 +79,7 @@ def train_step(
         last = number == len(batches) - 1
         with _without_sync(model, last):
             with _autocast(precision, batch["clip"].device):
-                out = model(batch, num_visible)
+                out = model(batch, num_visible, active)
             means = {
                 name: value / counted[name].clamp(min=1).to(value.dtype)
                 for name, value in loss.sums(out, batch).items()

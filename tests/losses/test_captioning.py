@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from deepcoro.losses.captioning import caption_targets, captioning_loss
+from deepcoro.losses.captioning import caption_targets, captioning_loss, chunked_captioning_loss
 
 VOCABULARY = 11
 IDS = torch.tensor([[2, 5, 6, 7, 3, 0], [2, 8, 3, 0, 0, 0], [2, 9, 10, 3, 0, 0]])
@@ -75,3 +75,98 @@ def test_nothing_asked_is_no_loss():
 def test_half_precision_logits_are_summed_in_single():
     value = captioning_loss(logits().detach().bfloat16(), caption_targets(IDS, LENGTH, PREFIX, REPORT))
     assert value.dtype == torch.float32
+
+
+WIDTH = 6
+
+
+def states(seed=0, dtype=torch.float64):
+    """Hidden states [3, 5, WIDTH] and an output weight [VOCABULARY, WIDTH]."""
+    chance = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(3, 5, WIDTH, generator=chance, dtype=dtype)
+    return hidden.requires_grad_(), torch.randn(VOCABULARY, WIDTH, generator=chance, dtype=dtype).requires_grad_()
+
+
+def by_torch(hidden, weight, targets, smoothing, ignore_index=-100):
+    logits = (hidden @ weight.T).flatten(0, 1)
+    kept = {"ignore_index": ignore_index, "label_smoothing": smoothing, "reduction": "sum"}
+    return F.cross_entropy(logits, targets.flatten(), **kept)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 7, 10_000])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_in_chunks_it_is_torchs_cross_entropy(chunk_size, smoothing):
+    targets = caption_targets(IDS, LENGTH, PREFIX, REPORT)
+    (hidden, weight), (plain_hidden, plain_weight) = states(), states()
+    value = chunked_captioning_loss(hidden, weight, targets, smoothing, chunk_size=chunk_size)
+    wanted = by_torch(plain_hidden, plain_weight, targets, smoothing)
+    assert torch.allclose(value, wanted, rtol=0, atol=1e-12)
+    (0.3 * value).backward()
+    (0.3 * wanted).backward()
+    assert torch.allclose(hidden.grad, plain_hidden.grad, rtol=0, atol=1e-12)
+    assert torch.allclose(weight.grad, plain_weight.grad, rtol=0, atol=1e-12)
+    assert (hidden.grad[targets == -100] == 0).all()
+
+
+def test_in_chunks_another_ignore_index_is_one_too():
+    targets = torch.where(caption_targets(IDS, LENGTH, PREFIX, REPORT) == -100, 3, IDS[:, 1:])
+    hidden, weight = states()
+    value = chunked_captioning_loss(hidden, weight, targets, 0.1, ignore_index=3, chunk_size=2)
+    assert torch.allclose(value, by_torch(hidden, weight, targets, 0.1, 3), rtol=0, atol=1e-12)
+
+
+def test_in_chunks_nothing_asked_is_no_loss():
+    hidden, weight = states()
+    value = chunked_captioning_loss(hidden, weight, torch.full((3, 5), -100))
+    value.backward()
+    assert value.item() == 0
+    assert (hidden.grad == 0).all() and (weight.grad == 0).all()
+
+
+@pytest.mark.parametrize("trained", [(True, False), (False, True), (False, False)])
+def test_in_chunks_what_is_not_trained_gets_no_gradient(trained):
+    targets = caption_targets(IDS, LENGTH, PREFIX, REPORT)
+    ours = [x.detach().requires_grad_(is_trained) for x, is_trained in zip(states(), trained, strict=True)]
+    plain = [x.detach().requires_grad_(is_trained) for x, is_trained in zip(states(), trained, strict=True)]
+    value, wanted = chunked_captioning_loss(*ours, targets, chunk_size=3), by_torch(*plain, targets, 0.1)
+    assert torch.allclose(value, wanted, rtol=0, atol=1e-12)
+    assert value.requires_grad == any(trained)
+    if any(trained):
+        value.backward()
+        wanted.backward()
+    for x, y in zip(ours, plain, strict=True):
+        assert (x.grad is None) == (y.grad is None)
+        assert x.grad is None or torch.allclose(x.grad, y.grad, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_in_chunks_half_precision_logits_meet_a_softmax_in_single(inside):
+    """As under autocast: logits are a bfloat16 product, and everything after them is in float32."""
+    targets = caption_targets(IDS, LENGTH, PREFIX, REPORT)
+    (hidden, weight), (plain_hidden, plain_weight) = states(dtype=torch.float32), states(dtype=torch.float32)
+    half, plain_half = hidden.bfloat16(), plain_hidden.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=inside):
+        value = chunked_captioning_loss(half, weight, targets, 0.1, chunk_size=4)
+    logits = plain_half @ plain_weight.bfloat16().T
+    assert logits.dtype == torch.bfloat16
+    wanted = by_torch(logits.float(), torch.eye(VOCABULARY), targets, 0.1)
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(wanted.item(), rel=1e-6)
+    in_half = by_torch(logits, torch.eye(VOCABULARY, dtype=torch.bfloat16), targets, 0.1)
+    assert abs(in_half.item() - wanted.item()) > 1e-3 * wanted.item()  # or the test could not tell
+    value.backward()
+    wanted.backward()
+    assert weight.grad.dtype == torch.float32
+    assert torch.allclose(weight.grad, plain_weight.grad, atol=0.02)
+    assert torch.allclose(hidden.grad, plain_hidden.grad, atol=0.02)
+
+
+def test_in_chunks_shapes_that_do_not_fit_are_refused():
+    hidden, weight = states()
+    targets = caption_targets(IDS, LENGTH, PREFIX, REPORT)
+    with pytest.raises(ValueError, match=r"\(3, 5, 6\).*\(11, 5\).*\(3, 5\)"):
+        chunked_captioning_loss(hidden, weight[:, :5], targets)
+    with pytest.raises(ValueError, match=r"\(3, 4\)"):
+        chunked_captioning_loss(hidden, weight, targets[:, :4])
+    with pytest.raises(ValueError, match="chunk_size must be 1 or more, got 0"):
+        chunked_captioning_loss(hidden, weight, targets, chunk_size=0)

@@ -135,11 +135,59 @@ def test_a_weight_that_should_rise_never_falls(kind):
         ({"warmup_steps": -1}, "-1"),
         ({"initial": {"captions": 1.0}}, "captions"),
         ({"final": {"captioning": -1.0}}, "captioning"),
+        ({"start_fraction": {"captions": 0.1}, "num_steps": 9}, "captions"),
+        ({"start_fraction": {"captioning": 1.0}, "num_steps": 9}, "from 0 to below 1, got 1.0"),
+        ({"start_fraction": {"captioning": -0.1}, "num_steps": 9}, "from 0 to below 1, got -0.1"),
+        ({"start_fraction": {"captioning": 0.1}}, "num_steps, which is not given"),
     ],
 )
 def test_schedules_that_cannot_be_are_refused(values, named):
     with pytest.raises(ValueError, match=named):
         LossWeightScheduler(**({"initial": INITIAL, "final": FINAL, "warmup_steps": 100, "total_steps": 300} | values))
+
+
+@pytest.mark.parametrize(
+    ("step", "captioning"),
+    # Captioning begins at a tenth of 300 steps, contrastive at two thirds; both move from step 100 to step 300.
+    [(0, 0.0), (29, 0.0), (30, 0.5), (100, 0.5), (199, 0.5 + 99 / 200), (200, 1.0), (299, 0.5 + 199 / 200)],
+)
+def test_a_loss_that_starts_late_weighs_nothing_before(step, captioning):
+    starts = {"captioning": 0.1, "contrastive": 2 / 3}
+    scheduler = LossWeightScheduler(INITIAL, FINAL, 100, 300, "linear", starts, num_steps=300)
+    weights = scheduler.weights(step)
+    assert weights["captioning"] == pytest.approx(captioning)
+    assert weights["contrastive"] == (pytest.approx(1.5 - captioning) if step >= 200 else 0.0)
+
+
+def test_a_start_counts_whole_steps_and_no_rounding_of_floats():
+    starts = {"captioning": 0.1}
+    for num_steps, first in ((30, 3), (70, 7), (10, 1), (11, 2)):  # 0.1 * 30 and 0.1 * 70 are a little above, as floats
+        scheduler = LossWeightScheduler(INITIAL, INITIAL, 0, 1, "linear", starts, num_steps)
+        weights = [scheduler.weights(step)["captioning"] for step in range(num_steps)]
+        assert weights == [0.0] * first + [0.5] * (num_steps - first)
+
+
+def test_a_schedule_longer_than_the_run_is_on_its_way_when_that_ends():
+    scheduler = LossWeightScheduler(INITIAL, FINAL, 0, 300, "linear")
+    assert scheduler.weights(149)["captioning"] == pytest.approx(0.5 + 149 / 300)
+
+
+def test_fixed_weights_of_a_config_do_not_move(tiny_config):
+    config = tiny_config("loss.weights.captioning=0.25", "loss.start_fraction.contrastive=0.5")
+    weights = [LossWeightScheduler.from_config(config).weights(step) for step in (0, 4, 5, 9)]
+    assert [w["captioning"] for w in weights] == [0.25] * 4
+    assert [w["contrastive"] for w in weights] == [0.0, 0.0, 1.0, 1.0]
+
+
+def test_captions_in_chunks_are_those_of_logits():
+    _, batch = small_case()
+    chance = torch.Generator().manual_seed(0)
+    hidden, weight = torch.randn(2, 2, 3, generator=chance), torch.randn(8, 3, generator=chance)
+    logits = {"caption_logits": hidden @ weight.T}
+    parts = {"caption_hidden": hidden, "caption_weight": weight}
+    found = [MultitaskLoss(chunk_size=2)(o, batch)["captioning"].item() for o in (logits, parts)]
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
+    assert found[0] != pytest.approx(CAPTIONING, rel=1e-2)
 
 
 def test_weights_named_at_one_end_only_keep_their_default_or_are_refused():

@@ -42,6 +42,12 @@ def test_shapes_of_everything(model, config, random_batch):
     assert "prediction" not in model(random_batch(config))
 
 
+def test_no_output_is_a_bare_parameter(tiny_model, config, random_batch):
+    """DDP that looks for unused parameters would take it for one of them."""
+    out = tiny_model(config).train()(random_batch(config), config.num_visible)
+    assert not [name for name, value in out.items() if value.requires_grad and value.grad_fn is None]
+
+
 def test_scale_and_bias_start_where_the_config_says(tiny_config, tiny_model, config, random_batch):
     built = tiny_model(tiny_config("contrastive.logit_scale=7.0", "contrastive.logit_bias=-3.5"))
     out = built(random_batch(config))
@@ -163,7 +169,9 @@ def test_captioning_alone_builds_no_text_encoder(tiny_config, random_batch):
     config = tiny_config("loss.weights.contrastive=0", "loss.weights.masked_modeling=0", "text_encoder.name=/nowhere")
     model = MultitaskModel.from_sources(config)
     out = model(random_batch(config), config.num_visible)
-    assert set(out) == {"caption_logits"}
+    assert set(out) == {"caption_hidden", "caption_weight"}
+    assert set(model.eval()(random_batch(config), config.num_visible)) == {"caption_logits"}
+    model.train()
     optimizer = build_optimizer(model, config.optim)
     train_step(model, MultitaskLoss(), optimizer, [random_batch(config)], {"captioning": 1.0}, config.num_visible)
     assert not [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
@@ -181,6 +189,52 @@ def test_only_visible_tokens_cost_in_the_masked_pass(model, config, random_batch
     model(random_batch(config), config.num_visible)
     hook.remove()
     assert sorted(seen) == [config.num_visible, config.num_tokens]
+
+
+def test_in_training_the_logits_are_never_made(config, tiny_model, random_batch):
+    """Hidden states and weight, whose product they are; the embedding is trained as input and as output."""
+    model, plain, batch = tiny_model(config).double(), tiny_model(config).double(), random_batch(config)
+    out, wanted = model.train()(batch), plain.eval()(batch)
+    assert "caption_logits" not in out
+    assert out["caption_weight"].data_ptr() == model.captioning_decoder.token_embedding.weight.data_ptr()  # no copy
+    assert torch.allclose(out["caption_hidden"] @ out["caption_weight"].T, wanted["caption_logits"], atol=1e-12)
+    totals = [MultitaskLoss(chunk_size=5)(o, batch)["captioning"] for o in (out, wanted)]
+    assert totals[0].item() == pytest.approx(totals[1].item(), abs=1e-12)
+    for total in totals:
+        total.backward()
+    for (name, ours), theirs in zip(model.named_parameters(), plain.parameters(), strict=True):
+        assert (ours.grad is None) == (theirs.grad is None), name
+        assert ours.grad is None or torch.allclose(ours.grad, theirs.grad, atol=1e-12), name
+    assert model.captioning_decoder.token_embedding.weight.grad.abs().sum() > 0
+
+
+def test_under_autocast_hidden_states_come_in_the_precision_of_the_product(config, tiny_model, random_batch):
+    model, batch = tiny_model(config).train(), random_batch(config)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model(batch)
+    assert out["caption_hidden"].dtype == torch.bfloat16
+    assert out["caption_weight"].dtype == torch.float32
+    assert model(batch)["caption_hidden"].dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("asked", "parts"),
+    [
+        (("contrastive",), {"video_embedding", "text_embedding", "logit_scale", "logit_bias"}),
+        (("captioning",), {"caption_hidden", "caption_weight"}),
+        (("masked_modeling",), {"prediction", "target"}),
+        (("captioning", "masked_modeling"), {"caption_hidden", "caption_weight", "prediction", "target"}),
+    ],
+)
+def test_a_loss_that_is_not_asked_for_is_not_computed(config, tiny_model, random_batch, asked, parts):
+    model, called = tiny_model(config).train(), []
+    model.video_encoder.register_forward_hook(lambda _, args, __: called.append(len(args)))
+    for name in ("text_encoder", "captioning_decoder", "masked_video_modeling"):
+        getattr(model, name).register_forward_hook(lambda *_, name=name: called.append(name))
+    assert set(model(random_batch(config), config.num_visible, asked)) == parts
+    own = {"contrastive": [1, "text_encoder"], "captioning": [1, "captioning_decoder"]}
+    own["masked_modeling"] = [2, "masked_video_modeling"]
+    assert called == [part for name in asked for part in own[name]]
 
 
 def test_a_batch_without_anything_valid_is_finite(model, config, random_batch):

@@ -1,4 +1,5 @@
-"""Two workers are one: their gradients are those of one worker on the joint batch, to the last digits.
+"""Two workers are one: their gradients are those of one worker on the joint batch, to the last digits; also where a
+schedule leaves out a loss at some steps.
 
 The file is also the program that a worker runs: ``python test_distributed.py FOLDER RANK WORLD``.
 """
@@ -13,7 +14,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 
-WEIGHTS = {"contrastive": 1.0, "captioning": 1.0, "masked_modeling": 0.1}
 ROOT = Path(__file__).parents[2]
 # Name: overrides, number of micro-batches a worker.
 CASES = {
@@ -22,32 +22,50 @@ CASES = {
     "accumulated": (("loss.weights.contrastive=0",), 2),
     "studies": (("data.unit=study", "data.num_videos=2"), 1),
     "one worker without reports": ((), 1),
-}
+    "captions in chunks of 3 tokens": (("captioning.chunk_size=3",), 1),
+    "captions from the second step on": (("loss.start_fraction.captioning=0.1", "loss.weights.contrastive=0"), 2),
+    "pairs up to the first step": (
+        (
+            "loss.use_scheduler=true", "loss.schedule_type=step", "loss.warmup_steps=0", "loss.total_steps=1",
+            "loss.final.contrastive=0",
+        ),
+        1,
+    ),
+}  # fmt: skip
+SCHEDULED = {
+    "captions from the second step on": "captioning_decoder.",
+    "pairs up to the first step": "text_encoder.",
+}  # and what one of its two steps does not train
 
 
 def run_case(case, rank, world):
-    """One SGD step on this worker's part of a case -> losses, gradients and new weights."""
-    from deepcoro.losses.multitask import MultitaskLoss
+    """SGD steps on this worker's part of a case -> losses, gradients of each step and new weights."""
+    from deepcoro.losses.multitask import LossWeightScheduler, MultitaskLoss
     from deepcoro.models.multitask import MultitaskModel
     from deepcoro.training.step import train_step
 
-    config = case["config"]
+    config, num_steps = case["config"], case["num_steps"]
     torch.manual_seed(0)
     model = bare = MultitaskModel.from_sources(config).double()
     bare.load_state_dict(case["weights"])
     if world > 1:
-        model = torch.nn.parallel.DistributedDataParallel(bare)
+        idle = config.loss.has_idle_losses(config.training.num_steps)
+        model = torch.nn.parallel.DistributedDataParallel(bare, find_unused_parameters=idle)
     optimizer = torch.optim.SGD([p for p in bare.parameters() if p.requires_grad], lr=0.1)
-    loss = MultitaskLoss(contrastive_loss_type=config.contrastive.loss_type)
-    weights = {name: weight for name, weight in WEIGHTS.items() if config.loss.is_used(name)}
+    loss = MultitaskLoss.from_config(config)
+    scheduler = LossWeightScheduler.from_config(config)
     batches = case["batches"][rank] if world > 1 else case["joint"]
-    result = train_step(model, loss, optimizer, batches, weights, config.num_visible, max_grad_norm=1e9)
+    gradients = []
+    for step in range(num_steps):
+        weights = {name: weight for name, weight in scheduler.weights(step).items() if config.loss.is_used(name)}
+        result = train_step(model, loss, optimizer, batches, weights, config.num_visible, max_grad_norm=1e9)
+        gradients.append({name: p.grad.clone() for name, p in bare.named_parameters() if p.grad is not None})
     return {
         "losses": result.losses,
         "total": result.total,
         "grad_norm": result.grad_norm,
         "valid_share": result.valid_share,
-        "gradients": {name: p.grad for name, p in bare.named_parameters() if p.grad is not None},
+        "gradients": gradients,
         "weights": {name: p.detach() for name, p in bare.named_parameters()},
     }
 
@@ -93,7 +111,8 @@ def outcomes(tiny_config, tiny_model, random_batch, tmp_path_factory):
             batches.append(mine)
         joint = [join([b for mine in batches for b in mine])]
         weights = tiny_model(config, seed=3).double().state_dict()
-        cases[name] = {"config": config, "batches": batches, "joint": joint, "weights": weights}
+        num_steps = 2 if name in SCHEDULED else 1
+        cases[name] = {"config": config, "batches": batches, "joint": joint, "weights": weights, "num_steps": num_steps}
     torch.save(cases, folder / "cases.pt")
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
     command = [sys.executable, __file__, str(folder)]
@@ -115,11 +134,30 @@ def outcomes(tiny_config, tiny_model, random_batch, tmp_path_factory):
 @pytest.mark.parametrize("case", CASES)
 def test_gradients_are_those_of_the_joint_batch(outcomes, case):
     one, ranks = outcomes[case]
-    assert sum(g.abs().sum().item() for g in one["gradients"].values()) > 0
+    for step, wanted in enumerate(one["gradients"]):
+        assert sum(g.abs().sum().item() for g in wanted.values()) > 0
+        for rank in ranks:
+            found = rank["gradients"][step]
+            assert found.keys() == wanted.keys()
+            for name, grad in wanted.items():
+                assert (found[name] - grad).abs().max() < 1e-8, name
+
+
+def test_the_embedding_that_words_come_in_and_go_out_by_counts_once(outcomes):
+    one, ranks = outcomes["captions in chunks of 3 tokens"]
+    (wanted,) = one["gradients"]
+    name = "captioning_decoder.token_embedding.weight"
+    assert (wanted[name].abs().sum(dim=1) > 0).all()  # every word: they are outputs, and a few are inputs
     for rank in ranks:
-        assert rank["gradients"].keys() == one["gradients"].keys()
-        for name, grad in one["gradients"].items():
-            assert (rank["gradients"][name] - grad).abs().max() < 1e-8, name
+        assert (rank["gradients"][0][name] - wanted[name]).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize(("case", "prefix"), SCHEDULED.items())
+def test_a_step_leaves_out_what_weighs_nothing(outcomes, case, prefix):
+    one, ranks = outcomes[case]
+    for outcome in (one, *ranks):
+        trained = [any(name.startswith(prefix) for name in gradients) for gradients in outcome["gradients"]]
+        assert sorted(trained) == [False, True]
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -145,12 +145,28 @@ def test_half_precision_on_the_cpu_keeps_losses_in_single(tiny_config, tiny_mode
         assert half.losses[name].item() == pytest.approx(value.item(), rel=0.03)
 
 
-def test_a_weight_of_zero_gives_no_gradient(tiny_config, tiny_model, random_batch):
+def test_a_loss_that_weighs_zero_is_not_computed_and_its_parameters_stay(tiny_config, tiny_model, random_batch):
     config = tiny_config()
-    model = tiny_model(config)
-    take_step(model, [random_batch(config)], config, WEIGHTS | {"captioning": 0.0})
-    for name, grad in gradients(model).items():
-        assert (grad == 0).all() == name.startswith("captioning_decoder") or name.endswith("key.bias")
+    model, called = tiny_model(config), []
+    model.captioning_decoder.register_forward_hook(lambda *_: called.append("decoder"))
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1, weight_decay=0.5)
+    weights = WEIGHTS | {"captioning": 0.0}
+    result = train_step(model, MultitaskLoss(), optimizer, [random_batch(config)], weights, config.num_visible)
+    assert not called
+    assert set(result.losses) == {"contrastive", "masked_modeling"}
+    for name, p in model.named_parameters():
+        is_captions = name.startswith("captioning_decoder")
+        assert (p.grad is None) == is_captions, name
+        assert torch.equal(p, before[name]) == is_captions, name  # and no decay either
+    both = 1.0 * result.losses["contrastive"] + 0.1 * result.losses["masked_modeling"]
+    assert result.total.item() == pytest.approx(both.item())
+
+
+def test_a_step_without_any_loss_is_refused(tiny_config, tiny_model, random_batch):
+    config = tiny_config()
+    with pytest.raises(ValueError, match="a loss that weighs more than 0"):
+        take_step(tiny_model(config), [random_batch(config)], config, dict.fromkeys(WEIGHTS, 0.0))
 
 
 def test_training_lowers_every_loss(tiny_config, tiny_model, random_batch):
