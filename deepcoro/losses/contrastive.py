@@ -1,92 +1,241 @@
 """Video <-> report alignment: the sigmoid loss of SigLIP (2303.15343) and the softmax loss of CLIP (2103.00020).
 
-Rows with equal report text are positives of each other; rows without report take no part. Each worker holds its own
-rows and sees the columns of all; gradients reach the workers the columns came from.
+Rows with equal report text are positives of each other, or what ``match`` says; rows without report take no part. Each
+worker holds its own videos and sees the texts of all, which go round in a ring (section 3.3 of the SigLIP paper), in
+pieces of ``chunk_size`` columns: no worker ever holds more than B x chunk logits. They are computed again in backward,
+where the texts go round with their gradients, which come home to the worker they belong to. So backward is an exchange
+in which every worker must take part.
 
-Letters: B rows of this worker, C columns (rows of all workers), E embedding.
+Summed over all workers, values and gradients are those of the formula on the joint batch, however its rows are spread.
+A worker's gradients of scale and bias are its part of the sum, which DDP adds up.
+
+Letters: B rows of this worker with report, C columns (those of the worker whose texts are here), c columns of a piece,
+E embedding, K numbers that tell a row.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
+from deepcoro.losses.positives import Match, same_key
+from deepcoro.losses.ring import Ring
 
-@dataclass(frozen=True)
-class Columns:
-    """Embeddings of all workers with what tells their pairs apart, and where this worker's own rows begin."""
-
-    video: Tensor  # [C, E]
-    text: Tensor  # [C, E]
-    key: Tensor  # [C]
-    has_report: Tensor  # [C]
-
-
-def gather_columns(video: Tensor, text: Tensor, key: Tensor, has_report: Tensor) -> Columns:
-    """Join the rows [B, ...] of all workers; alone, they are this worker's own. Every worker brings the same B."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return Columns(video, text, key, has_report)
-    return Columns(_Gather.apply(video), _Gather.apply(text), _gather(key), _gather(has_report))
+CHUNK_SIZE = 512
 
 
 def sigmoid_loss(
-    video: Tensor, text: Tensor, key: Tensor, has_report: Tensor, logit_scale: Tensor, logit_bias: Tensor
+    video: Tensor,
+    text: Tensor,
+    key: Tensor,
+    has_report: Tensor,
+    logit_scale: Tensor,
+    logit_bias: Tensor,
+    *,
+    match: Match = same_key,
+    weight: Tensor | None = None,
+    chunk_size: int = CHUNK_SIZE,
 ) -> Tensor:
     """Sum over this worker's videos and all texts of ``-log sigmoid(z (scale <v, t> + bias))``; z is 1 for positives,
     else -1.
 
     Divided by the number of rows with report it is equation 1 of the paper, section 3.2.
-    ``video``, ``text`` [B, E] of length 1, ``key`` [B] int, ``has_report`` [B] bool.
+
+    Args:
+        video, text: [B, E] of length 1.
+        key: [B] or [B, K] int64, what ``match`` compares.
+        has_report: [B] bool.
+        logit_scale, logit_bias: one number each.
+        match: keys of rows and of columns -> which pairs are positives, bool [B, c].
+        weight: [B], 0 or more, what the terms of a row count: a pair counts the mean of its video's and its text's.
+        chunk_size: columns at a time.
+
+    Raises:
+        ValueError: shapes that do not belong together, or ``chunk_size`` below 1.
     """
-    columns = gather_columns(video, text, key, has_report)
-    logits = logit_scale * video @ columns.text.T + logit_bias
-    sign = torch.where(key[:, None] == columns.key, 1.0, -1.0)
-    pairs = has_report[:, None] & columns.has_report
-    return -torch.where(pairs, F.logsigmoid(sign * logits), 0).sum()
+    rows = _Rows.with_report(video, text, key, has_report, match, weight, chunk_size)
+    scale, bias = (x.to(rows.video.dtype) for x in (logit_scale, logit_bias))
+    return _SigmoidSum.apply(rows.video, rows.text, scale, bias, rows)
 
 
 def softmax_loss(
-    video: Tensor, text: Tensor, key: Tensor, has_report: Tensor, logit_scale: Tensor, logit_bias: Tensor
+    video: Tensor,
+    text: Tensor,
+    key: Tensor,
+    has_report: Tensor,
+    logit_scale: Tensor,
+    logit_bias: Tensor | None = None,
+    *,
+    match: Match = same_key,
+    weight: Tensor | None = None,
+    chunk_size: int = CHUNK_SIZE,
 ) -> Tensor:
     """Half the sum, over this worker's rows and both directions, of the cross-entropy against a target that is uniform
-    over a row's positives. Divided by the number of rows with report it is CLIP's loss. ``logit_bias`` has no part in
-    it."""
-    columns = gather_columns(video, text, key, has_report)
-    positives = ((key[:, None] == columns.key) & columns.has_report).to(video.dtype)
-    target = positives / positives.sum(dim=1, keepdim=True).clamp(min=1)
-    total = video.new_zeros(())
-    for rows, others in ((video, columns.text), (text, columns.video)):
-        logits = (logit_scale * rows @ others.T).masked_fill(~columns.has_report, torch.finfo(rows.dtype).min)
-        entropy = -(target * logits.log_softmax(dim=1)).sum(dim=1)
-        total = total + torch.where(has_report, entropy, 0).sum() / 2
-    return total
+    over a row's positives. Divided by the number of rows with report it is CLIP's loss.
+
+    Arguments and errors are those of ``sigmoid_loss``, but: ``logit_bias`` has no part in it; a row's ``weight``
+    multiplies its two terms; and a row without any positive (which ``match`` may leave) has none.
+    """
+    rows = _Rows.with_report(video, text, key, has_report, match, weight, chunk_size)
+    return _SoftmaxSum.apply(rows.video, rows.text, logit_scale.to(rows.video.dtype), rows)
 
 
 CONTRASTIVE_LOSSES = {"sigmoid": sigmoid_loss, "softmax": softmax_loss}
 
 
-def _gather(x: Tensor) -> Tensor:
-    parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, x.contiguous())
-    return torch.cat(parts)
+@dataclass(frozen=True)
+class _Rows:
+    """This worker's rows with report, and how they are compared with columns."""
+
+    video: Tensor  # [B, E]
+    text: Tensor  # [B, E]
+    key: Tensor  # [B] or [B, K]
+    weight: Tensor | None  # [B]
+    match: Match
+    chunk_size: int
+    ring: Ring
+
+    @classmethod
+    def with_report(
+        cls,
+        video: Tensor,
+        text: Tensor,
+        key: Tensor,
+        has_report: Tensor,
+        match: Match,
+        weight: Tensor | None,
+        chunk_size: int,
+    ) -> _Rows:
+        if video.ndim != 2 or text.shape != video.shape:
+            raise ValueError(f"expected video and text [B, E] alike, got {[*video.shape]} and {[*text.shape]}")
+        for name, x in (("key", key), ("has_report", has_report), ("weight", weight)):
+            if x is not None and len(x) != len(video):
+                raise ValueError(f"expected {name} of {len(video)} rows, got {[*x.shape]}")
+        if chunk_size < 1:
+            raise ValueError(f"chunk_size must be 1 or more, got {chunk_size}")
+        told = has_report.nonzero().squeeze(1)
+        precise = torch.promote_types(video.dtype, torch.float32)
+        video, text = (x[told].to(precise) for x in (video, text))
+        weight = None if weight is None else weight[told].detach().to(precise)
+        return cls(video, text, key[told], weight, match, chunk_size, Ring(len(told), video.device))
+
+    def pieces(self, columns: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+        """Columns of one worker, some at a time."""
+        for begin in range(0, len(columns[0]), self.chunk_size):
+            yield [x[begin : begin + self.chunk_size] for x in columns]
+
+    def weighed(self) -> list[Tensor]:
+        """Half the weight of each row, where there are any, to be sent along with its text."""
+        return [] if self.weight is None else [self.weight / 2]
 
 
-class _Gather(torch.autograd.Function):
-    """All workers' rows; backward, each worker gets the sum of what all of them want changed in its own rows."""
+class _SigmoidSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, video: Tensor, text: Tensor, scale: Tensor, bias: Tensor, rows: _Rows) -> Tensor:
+        ctx.rows = rows
+        ctx.save_for_backward(video, text, scale, bias)
+        scaled, half = scale * video, rows.weighed()
+        total = video.new_zeros(())
+
+        def add(columns: Sequence[Tensor], _: Sequence[Tensor]) -> None:
+            for piece, key, *other_half in rows.pieces(columns):
+                logits = torch.addmm(bias, scaled, piece.T)
+                terms = F.logsigmoid(torch.where(rows.match(rows.key, key), logits, -logits))
+                if half:
+                    total.sub_(half[0] @ terms.sum(dim=1) + terms.sum(dim=0) @ other_half[0])
+                else:
+                    total.sub_(terms.sum())
+
+        rows.ring.go_round([text, rows.key, *half], [], add)
+        return total
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.rows = len(x)
-        return _gather(x)
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        rows: _Rows = ctx.rows
+        video, text, scale, bias = ctx.saved_tensors
+        scaled, half = scale * video, rows.weighed()
+        grad_video, grad_bias, upstream = torch.zeros_like(video), torch.zeros_like(bias), grad * scaled
+
+        def add(columns: Sequence[Tensor], carried: Sequence[Tensor]) -> None:
+            for piece, key, grad_text, *other_half in rows.pieces([*columns[:2], *carried, *columns[2:]]):
+                logits = torch.addmm(bias, scaled, piece.T)
+                positive = rows.match(rows.key, key)
+                pull = torch.where(positive, -logits, logits).sigmoid_()  # towards what the pair should be
+                change = torch.where(positive, -pull, pull)
+                if half:
+                    change *= half[0][:, None] + other_half[0]
+                grad_bias.add_(change.sum())
+                grad_video.addmm_(change, piece)
+                grad_text.addmm_(change.T, upstream)
+
+        (grad_text,) = rows.ring.go_round([text, rows.key, *half], [torch.zeros_like(text)], add)
+        grad_scale = grad * (grad_video * video).sum()
+        return grad * scale * grad_video, grad_text, grad_scale, grad * grad_bias, None
+
+
+class _SoftmaxSum(torch.autograd.Function):
+    """Both directions from the same logits: a row's log-sum-exp runs along as columns pass by, and a column's travels
+    with it from worker to worker."""
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        total = grad.contiguous().clone()
-        dist.all_reduce(total)
-        first = dist.get_rank() * ctx.rows
-        return total[first : first + ctx.rows]
+    def forward(ctx: Any, video: Tensor, text: Tensor, scale: Tensor, rows: _Rows) -> Tensor:
+        scaled = scale * video
+
+        def nothing_seen() -> list[Tensor]:
+            """Log-sum-exp of a row's logits, the sum of those of its positives, and the number of these: [B] each."""
+            zeros = video.new_zeros(len(video))
+            return [torch.full_like(zeros, -torch.inf), zeros, zeros.clone()]
+
+        def add(columns: Sequence[Tensor], carried: Sequence[Tensor]) -> None:
+            for piece, key, *of_columns in rows.pieces([*columns, *carried]):
+                logits = scaled @ piece.T
+                positive = rows.match(rows.key, key)
+                true = torch.where(positive, logits, 0)
+                for dim, (seen, score, number) in ((1, of_rows), (0, of_columns)):
+                    seen.copy_(torch.logaddexp(seen, logits.logsumexp(dim=dim)))
+                    score.add_(true.sum(dim=dim))
+                    number.add_(positive.sum(dim=dim))
+
+        of_rows = nothing_seen()
+        of_texts = rows.ring.go_round([text, rows.key], nothing_seen(), add)
+        total = video.new_zeros(())
+        for seen, score, number in (of_rows, of_texts):
+            entropy = torch.where(number > 0, seen - score / number.clamp(min=1), 0)
+            total += (entropy if rows.weight is None else rows.weight * entropy).sum() / 2
+        ctx.rows = rows
+        ctx.save_for_backward(video, text, scale, of_rows[0], of_rows[2], of_texts[0], of_texts[2])
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        rows: _Rows = ctx.rows
+        video, text, scale, seen_rows, num_rows, seen_texts, num_texts = ctx.saved_tensors
+        scaled, grad_video = scale * video, torch.zeros_like(video)
+
+        def counts(number: Tensor) -> list[Tensor]:
+            """What a row's term counts in the total, and each of its positives in the term: [B] each."""
+            factor = (grad / 2 if rows.weight is None else grad / 2 * rows.weight) * (number > 0)
+            return [factor, factor / number.clamp(min=1)]
+
+        factor, share = (x[:, None] for x in counts(num_rows))
+
+        def add(columns: Sequence[Tensor], carried: Sequence[Tensor]) -> None:
+            for piece, key, seen, other_factor, other_share, grad_text in rows.pieces([*columns, *carried]):
+                logits = scaled @ piece.T
+                change = (logits - seen_rows[:, None]).exp_().mul_(factor)
+                change += logits.sub_(seen).exp_().mul_(other_factor)
+                change -= torch.where(rows.match(rows.key, key), share + other_share, 0)
+                grad_video.addmm_(change, piece)
+                grad_text.addmm_(change.T, scaled)
+
+        fixed = [text, rows.key, seen_texts, *counts(num_texts)]
+        (grad_text,) = rows.ring.go_round(fixed, [torch.zeros_like(text)], add)
+        return scale * grad_video, grad_text, (grad_video * video).sum(), None
