@@ -2,15 +2,16 @@
 
 Rows with equal report text are positives of each other, or what ``match`` says; rows without report take no part. Each
 worker holds its own videos and sees the texts of all, which go round in a ring (section 3.3 of the SigLIP paper), in
-pieces of ``chunk_size`` columns: no worker ever holds more than B x chunk logits. They are computed again in backward,
-where the texts go round with their gradients, which come home to the worker they belong to. So backward is an exchange
-in which every worker must take part.
+pieces of ``chunk_size`` columns: no worker ever holds more than B x chunk logits. Those of the sigmoid give value and
+gradients at once; the softmax has to see all of a row first, and computes them again in backward. What is to change in
+the texts travels with them, and comes home to the worker they belong to. So both forward and backward are exchanges in
+which every worker must take part.
 
 Summed over all workers, values and gradients are those of the formula on the joint batch, however its rows are spread.
 A worker's gradients of scale and bias are its part of the sum, which DDP adds up.
 
-Letters: B rows of this worker with report, C columns (those of the worker whose texts are here), c columns of a piece,
-E embedding, K numbers that tell a row.
+Letters: B rows of this worker, C columns (rows of the worker whose texts are here), c columns of a piece, E embedding,
+K numbers that tell a row.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from deepcoro.losses.positives import Match, same_key
 from deepcoro.losses.ring import Ring
 
 CHUNK_SIZE = 512
+_LINEAR = 40.0  # from here on log(1 + exp(x)) is x, even in double precision
 
 
 def sigmoid_loss(
@@ -45,7 +47,8 @@ def sigmoid_loss(
     """Sum over this worker's videos and all texts of ``-log sigmoid(z (scale <v, t> + bias))``; z is 1 for positives,
     else -1.
 
-    Divided by the number of rows with report it is equation 1 of the paper, section 3.2.
+    Divided by the number of rows with report it is equation 1 of the paper, section 3.2. What comes from above in
+    backward must be one number on all workers, as it is where a mean over all rows is taken; else gradients are NaN.
 
     Args:
         video, text: [B, E] of length 1.
@@ -59,9 +62,10 @@ def sigmoid_loss(
     Raises:
         ValueError: shapes that do not belong together, or ``chunk_size`` below 1.
     """
-    rows = _Rows.with_report(video, text, key, has_report, match, weight, chunk_size)
-    scale, bias = (x.to(rows.video.dtype) for x in (logit_scale, logit_bias))
-    return _SigmoidSum.apply(rows.video, rows.text, scale, bias, rows)
+    video, text, pairs = _pair(video, text, key, has_report, match, weight, chunk_size)
+    scale, bias = (x.to(video.dtype) for x in (logit_scale, logit_bias))
+    learns = torch.is_grad_enabled() and any(x.requires_grad for x in (video, text, scale, bias))
+    return _SigmoidSum.apply(video, text, scale, bias, pairs, learns)
 
 
 def softmax_loss(
@@ -80,112 +84,96 @@ def softmax_loss(
     over a row's positives. Divided by the number of rows with report it is CLIP's loss.
 
     Arguments and errors are those of ``sigmoid_loss``, but: ``logit_bias`` has no part in it; a row's ``weight``
-    multiplies its two terms; and a row without any positive (which ``match`` may leave) has none.
+    multiplies its two terms; and a row for which ``match`` leaves no positive has no term.
     """
-    rows = _Rows.with_report(video, text, key, has_report, match, weight, chunk_size)
-    return _SoftmaxSum.apply(rows.video, rows.text, logit_scale.to(rows.video.dtype), rows)
+    video, text, pairs = _pair(video, text, key, has_report, match, weight, chunk_size)
+    return _SoftmaxSum.apply(video, text, logit_scale.to(video.dtype), pairs)
 
 
 CONTRASTIVE_LOSSES = {"sigmoid": sigmoid_loss, "softmax": softmax_loss}
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """This worker's rows with report, and how they are compared with columns."""
+class _Pairs:
+    """How this worker's rows are compared with columns."""
 
-    video: Tensor  # [B, E]
-    text: Tensor  # [B, E]
     key: Tensor  # [B] or [B, K]
     weight: Tensor | None  # [B]
     match: Match
     chunk_size: int
     ring: Ring
 
-    @classmethod
-    def with_report(
-        cls,
-        video: Tensor,
-        text: Tensor,
-        key: Tensor,
-        has_report: Tensor,
-        match: Match,
-        weight: Tensor | None,
-        chunk_size: int,
-    ) -> _Rows:
-        if video.ndim != 2 or text.shape != video.shape:
-            raise ValueError(f"expected video and text [B, E] alike, got {[*video.shape]} and {[*text.shape]}")
-        for name, x in (("key", key), ("has_report", has_report), ("weight", weight)):
-            if x is not None and len(x) != len(video):
-                raise ValueError(f"expected {name} of {len(video)} rows, got {[*x.shape]}")
-        if chunk_size < 1:
-            raise ValueError(f"chunk_size must be 1 or more, got {chunk_size}")
-        told = has_report.nonzero().squeeze(1)
-        precise = torch.promote_types(video.dtype, torch.float32)
-        video, text = (x[told].to(precise) for x in (video, text))
-        weight = None if weight is None else weight[told].detach().to(precise)
-        return cls(video, text, key[told], weight, match, chunk_size, Ring(len(told), video.device))
-
     def pieces(self, columns: Sequence[Tensor]) -> Iterator[list[Tensor]]:
         """Columns of one worker, some at a time."""
         for begin in range(0, len(columns[0]), self.chunk_size):
             yield [x[begin : begin + self.chunk_size] for x in columns]
 
-    def weighed(self) -> list[Tensor]:
-        """Half the weight of each row, where there are any, to be sent along with its text."""
-        return [] if self.weight is None else [self.weight / 2]
+
+def _pair(
+    video: Tensor,
+    text: Tensor,
+    key: Tensor,
+    has_report: Tensor,
+    match: Match,
+    weight: Tensor | None,
+    chunk_size: int,
+) -> tuple[Tensor, Tensor, _Pairs]:
+    """Videos and texts of the rows with report, in single precision or better."""
+    if video.ndim != 2 or text.shape != video.shape:
+        raise ValueError(f"expected video and text alike, [B, E], got {[*video.shape]} and {[*text.shape]}")
+    for name, x in (("key", key), ("has_report", has_report), ("weight", weight)):
+        if x is not None and len(x) != len(video):
+            raise ValueError(f"expected {name} of {len(video)} rows, got {[*x.shape]}")
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be 1 or more, got {chunk_size}")
+    told = has_report.nonzero().squeeze(1)
+    precise = torch.promote_types(video.dtype, torch.float32)
+    weight = None if weight is None else weight[told].detach().to(precise)
+    pairs = _Pairs(key[told], weight, match, chunk_size, Ring(len(told), video.device))
+    return video[told].to(precise), text[told].to(precise), pairs
 
 
 class _SigmoidSum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, video: Tensor, text: Tensor, scale: Tensor, bias: Tensor, rows: _Rows) -> Tensor:
-        ctx.rows = rows
-        ctx.save_for_backward(video, text, scale, bias)
-        scaled, half = scale * video, rows.weighed()
-        total = video.new_zeros(())
+    def forward(
+        ctx: Any, video: Tensor, text: Tensor, scale: Tensor, bias: Tensor, pairs: _Pairs, learns: bool
+    ) -> Tensor:
+        scaled, half = scale * video, [] if pairs.weight is None else [pairs.weight / 2]
+        total, grad_video, grad_bias = video.new_zeros(()), torch.zeros_like(video), torch.zeros_like(bias)
 
-        def add(columns: Sequence[Tensor], _: Sequence[Tensor]) -> None:
-            for piece, key, *other_half in rows.pieces(columns):
-                logits = torch.addmm(bias, scaled, piece.T)
-                terms = F.logsigmoid(torch.where(rows.match(rows.key, key), logits, -logits))
-                if half:
-                    total.sub_(half[0] @ terms.sum(dim=1) + terms.sum(dim=0) @ other_half[0])
-                else:
-                    total.sub_(terms.sum())
+        def add(columns: Sequence[Tensor], carried: Sequence[Tensor]) -> None:
+            for piece, key, *more in pairs.pieces([*columns, *carried]):
+                away = torch.where(pairs.match(pairs.key, key), -1.0, 1.0)  # -z
+                miss = torch.addmm(bias, scaled, piece.T).mul_(away)
+                terms = F.softplus(miss, threshold=_LINEAR)
+                total.add_(half[0] @ terms.sum(dim=1) + terms.sum(dim=0) @ more[0] if half else terms.sum())
+                if learns:
+                    change = miss.sigmoid_().mul_(away)
+                    if half:
+                        change *= half[0][:, None] + more[0]
+                    grad_bias.add_(change.sum())
+                    grad_video.addmm_(change, piece)
+                    more[-1].addmm_(change.T, scaled)
 
-        rows.ring.go_round([text, rows.key, *half], [], add)
+        start = [torch.zeros_like(text)] if learns else []
+        grad_text = pairs.ring.go_round([text, pairs.key, *half], start, add)
+        ctx.ring = pairs.ring
+        ctx.save_for_backward(scale * grad_video, *grad_text, (grad_video * video).sum(), grad_bias)
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        rows: _Rows = ctx.rows
-        video, text, scale, bias = ctx.saved_tensors
-        scaled, half = scale * video, rows.weighed()
-        grad_video, grad_bias, upstream = torch.zeros_like(video), torch.zeros_like(bias), grad * scaled
-
-        def add(columns: Sequence[Tensor], carried: Sequence[Tensor]) -> None:
-            for piece, key, grad_text, *other_half in rows.pieces([*columns[:2], *carried, *columns[2:]]):
-                logits = torch.addmm(bias, scaled, piece.T)
-                positive = rows.match(rows.key, key)
-                pull = torch.where(positive, -logits, logits).sigmoid_()  # towards what the pair should be
-                change = torch.where(positive, -pull, pull)
-                if half:
-                    change *= half[0][:, None] + other_half[0]
-                grad_bias.add_(change.sum())
-                grad_video.addmm_(change, piece)
-                grad_text.addmm_(change.T, upstream)
-
-        (grad_text,) = rows.ring.go_round([text, rows.key, *half], [torch.zeros_like(text)], add)
-        grad_scale = grad * (grad_video * video).sum()
-        return grad * scale * grad_video, grad_text, grad_scale, grad * grad_bias, None
+        grad = ctx.ring.agreed(grad)
+        return (*(grad * x for x in ctx.saved_tensors), None, None)
 
 
 class _SoftmaxSum(torch.autograd.Function):
-    """Both directions from the same logits: a row's log-sum-exp runs along as columns pass by, and a column's travels
-    with it from worker to worker."""
+    """Both directions from the same logits: a row's log-sum-exp grows as columns pass by, and a column's travels with
+    it from worker to worker."""
 
     @staticmethod
-    def forward(ctx: Any, video: Tensor, text: Tensor, scale: Tensor, rows: _Rows) -> Tensor:
+    def forward(ctx: Any, video: Tensor, text: Tensor, scale: Tensor, pairs: _Pairs) -> Tensor:
         scaled = scale * video
 
         def nothing_seen() -> list[Tensor]:
@@ -194,48 +182,48 @@ class _SoftmaxSum(torch.autograd.Function):
             return [torch.full_like(zeros, -torch.inf), zeros, zeros.clone()]
 
         def add(columns: Sequence[Tensor], carried: Sequence[Tensor]) -> None:
-            for piece, key, *of_columns in rows.pieces([*columns, *carried]):
+            for piece, key, *of_columns in pairs.pieces([*columns, *carried]):
                 logits = scaled @ piece.T
-                positive = rows.match(rows.key, key)
-                true = torch.where(positive, logits, 0)
+                positive = pairs.match(pairs.key, key).to(logits.dtype)
+                true = logits * positive
                 for dim, (seen, score, number) in ((1, of_rows), (0, of_columns)):
                     seen.copy_(torch.logaddexp(seen, logits.logsumexp(dim=dim)))
                     score.add_(true.sum(dim=dim))
                     number.add_(positive.sum(dim=dim))
 
         of_rows = nothing_seen()
-        of_texts = rows.ring.go_round([text, rows.key], nothing_seen(), add)
+        of_texts = pairs.ring.go_round([text, pairs.key], nothing_seen(), add)
         total = video.new_zeros(())
         for seen, score, number in (of_rows, of_texts):
             entropy = torch.where(number > 0, seen - score / number.clamp(min=1), 0)
-            total += (entropy if rows.weight is None else rows.weight * entropy).sum() / 2
-        ctx.rows = rows
+            total += (entropy if pairs.weight is None else pairs.weight * entropy).sum() / 2
+        ctx.pairs = pairs
         ctx.save_for_backward(video, text, scale, of_rows[0], of_rows[2], of_texts[0], of_texts[2])
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        rows: _Rows = ctx.rows
+        pairs: _Pairs = ctx.pairs
         video, text, scale, seen_rows, num_rows, seen_texts, num_texts = ctx.saved_tensors
         scaled, grad_video = scale * video, torch.zeros_like(video)
 
         def counts(number: Tensor) -> list[Tensor]:
             """What a row's term counts in the total, and each of its positives in the term: [B] each."""
-            factor = (grad / 2 if rows.weight is None else grad / 2 * rows.weight) * (number > 0)
+            factor = (grad / 2 if pairs.weight is None else grad / 2 * pairs.weight) * (number > 0)
             return [factor, factor / number.clamp(min=1)]
 
         factor, share = (x[:, None] for x in counts(num_rows))
 
         def add(columns: Sequence[Tensor], carried: Sequence[Tensor]) -> None:
-            for piece, key, seen, other_factor, other_share, grad_text in rows.pieces([*columns, *carried]):
+            for piece, key, seen, other_factor, other_share, grad_text in pairs.pieces([*columns, *carried]):
                 logits = scaled @ piece.T
                 change = (logits - seen_rows[:, None]).exp_().mul_(factor)
                 change += logits.sub_(seen).exp_().mul_(other_factor)
-                change -= torch.where(rows.match(rows.key, key), share + other_share, 0)
+                change -= torch.where(pairs.match(pairs.key, key), share + other_share, 0)
                 grad_video.addmm_(change, piece)
                 grad_text.addmm_(change.T, scaled)
 
-        fixed = [text, rows.key, seen_texts, *counts(num_texts)]
-        (grad_text,) = rows.ring.go_round(fixed, [torch.zeros_like(text)], add)
+        fixed = [text, pairs.key, seen_texts, *counts(num_texts)]
+        (grad_text,) = pairs.ring.go_round(fixed, [torch.zeros_like(text)], add)
         return scale * grad_video, grad_text, (grad_video * video).sum(), None

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from deepcoro.config import Config
 from deepcoro.levels import rows_at_level
 from deepcoro.losses.captioning import caption_targets, captioning_loss
-from deepcoro.losses.contrastive import CONTRASTIVE_LOSSES
+from deepcoro.losses.contrastive import CHUNK_SIZE, CONTRASTIVE_LOSSES
 from deepcoro.losses.masked_modeling import masked_modeling_loss
+from deepcoro.losses.positives import find_match, keys_of
 
 DEFAULT_WEIGHTS: dict[str, float] = {
     "contrastive": 1.0,
@@ -35,9 +36,12 @@ class MultitaskLoss(nn.Module):
         label_smoothing, ignore_index: of the captioning cross-entropy.
         levels: ``clip`` or ``study`` by loss, of ``contrastive`` and ``captioning``: what a row is where units are
             studies.
+        positives: which pairs of a video and a text are positives of each other, as ``contrastive.positives`` says.
+        chunk_size: texts that the contrastive loss compares at a time.
 
     Raises:
         ValueError: an unknown loss or loss type, or a negative weight.
+        ConfigError: unknown positives.
     """
 
     def __init__(
@@ -47,6 +51,8 @@ class MultitaskLoss(nn.Module):
         label_smoothing: float = 0.1,
         ignore_index: int = -100,
         levels: Mapping[str, str] | None = None,
+        positives: str = "text",
+        chunk_size: int = CHUNK_SIZE,
     ) -> None:
         super().__init__()
         self.levels = {"contrastive": "study", "captioning": "study"} | dict(levels or {})
@@ -56,6 +62,8 @@ class MultitaskLoss(nn.Module):
             known = ", ".join(CONTRASTIVE_LOSSES)
             raise ValueError(f"contrastive_loss_type must be one of {known}, got {contrastive_loss_type!r}")
         self.contrastive = CONTRASTIVE_LOSSES[contrastive_loss_type]
+        self.keys, self.match = find_match(positives)
+        self.chunk_size = chunk_size
         self.label_smoothing, self.ignore_index = label_smoothing, ignore_index
 
     @classmethod
@@ -64,7 +72,15 @@ class MultitaskLoss(nn.Module):
         part = config.captioning
         weights = config.loss.weights.model_dump()
         levels = {name: config.level(name) for name in ("contrastive", "captioning")}
-        return cls(weights, config.contrastive.loss_type, part.label_smoothing, part.ignore_index, levels)
+        return cls(
+            weights,
+            config.contrastive.loss_type,
+            part.label_smoothing,
+            part.ignore_index,
+            levels,
+            config.contrastive.positives,
+            config.contrastive.chunk_size,
+        )
 
     def counts(self, batch: Mapping[str, Any], num_hidden: int) -> dict[str, Tensor]:
         """What each sum of this batch is divided by: rows with report, asked tokens, hidden tokens of valid views."""
@@ -82,10 +98,12 @@ class MultitaskLoss(nn.Module):
             sums["contrastive"] = self.contrastive(
                 out["video_embedding"],
                 out["text_embedding"],
-                rows["report_key"],
+                keys_of(rows, self.keys),
                 rows["has_report"],
                 out["logit_scale"],
                 out["logit_bias"],
+                match=self.match,
+                chunk_size=self.chunk_size,
             )
         if "caption_logits" in out:
             sums["captioning"] = captioning_loss(

@@ -59,6 +59,14 @@ class Ring:
                 carried = _Exchange(carried, self.rank, self.world, self.sizes[next_owner]).wait()
         return carried
 
+    def agreed(self, number: Tensor) -> Tensor:
+        """``number`` [], if it is the same on all workers; else NaN, for all to see."""
+        if self.world == 1:
+            return number
+        ends = torch.stack([number, -number])
+        dist.all_reduce(ends, op=dist.ReduceOp.MAX)
+        return torch.where(ends[0] == -ends[1], number, torch.nan)
+
 
 class _Exchange:
     """Tensors on their way to the next worker, while those of the one before come in, ``num_rows`` lines each."""

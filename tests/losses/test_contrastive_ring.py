@@ -31,7 +31,10 @@ REPORTS = {
 }
 # (report, study) of each row.
 KEYS = torch.tensor([1, 2, 1, 3, 4, 5, 6, 2, 7, 8, 1, 9]), torch.tensor([1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6])
-CHUNKS = (1, 3, 100)
+
+
+# Cases in which each worker has another gradient from above.
+EACH_ITS_OWN = {kind: (kind, "unequal", "some have none", "text", False, 3) for kind in ("sigmoid", "softmax")}
 
 
 def joint(weighted):
@@ -69,15 +72,17 @@ def matches():
 
 def cases():
     """(kind, sizes, reports, match, weighted, chunk_size), each thing beside the plainest of the others."""
-    for kind, sizes, chunk in itertools.product(("sigmoid", "softmax"), SIZES, CHUNKS):
+    for kind, sizes in itertools.product(("sigmoid", "softmax"), SIZES):
         for reports in REPORTS:
-            yield kind, sizes, reports, "text", False, chunk
+            yield kind, sizes, reports, "text", False, 3
         for match in matches():
-            yield kind, sizes, "some have none", match, True, chunk
+            yield kind, sizes, "some have none", match, True, 3
+        for chunk in (1, 100):
+            yield kind, sizes, "some have none", "given", True, chunk
 
 
-def run_case(case, rank, world):
-    """This worker's value and gradients, after a backward with another gradient from above than 1."""
+def run_case(case, rank, world, above=3):
+    """This worker's value and gradients, where ``above`` comes from above in backward."""
     from deepcoro.losses.contrastive import CONTRASTIVE_LOSSES
 
     kind, sizes, reports, match, weighted, chunk = case
@@ -92,7 +97,7 @@ def run_case(case, rank, world):
         video, text, key[mine], told[mine], scale, bias,
         match=how, weight=None if weight is None else weight[mine], chunk_size=chunk,
     )  # fmt: skip
-    (3 * value).backward()
+    (above * value).backward()
     return value.detach(), [torch.zeros_like(x) if x.grad is None else x.grad for x in leaves]
 
 
@@ -104,6 +109,7 @@ def worker(folder, rank):
     for world in [w for w in WORLDS if rank < w and w > 1]:
         dist.init_process_group("gloo", init_method=f"file://{folder}/meet-{world}", rank=rank, world_size=world)
         outcomes[world] = {case: run_case(case, rank, world) for case in cases()}
+        outcomes[world] |= {kind: run_case(EACH_ITS_OWN[kind], rank, world, above=rank + 1) for kind in EACH_ITS_OWN}
         dist.barrier()
         dist.destroy_process_group()
     torch.save(outcomes, f"{folder}/outcome-{rank}.pt")
@@ -129,15 +135,17 @@ def outcomes(tmp_path_factory):
     assert [process.returncode for process in running] == [0] * len(running), "\n".join(errors)
     ranks = [torch.load(folder / f"outcome-{rank}.pt", weights_only=False) for rank in range(max(WORLDS))]
     together = {
-        world: {case: [ranks[rank][world][case] for rank in range(world)] for case in alone} for world in WORLDS[1:]
+        world: {case: [ranks[rank][world][case] for rank in range(world)] for case in [*alone, *EACH_ITS_OWN]}
+        for world in WORLDS[1:]
     }
     return {1: alone} | together
 
 
-def plain(case):
+def plain(case, weight=None):
     """The papers' formulas on the joint batch, with the whole matrix: value and gradients of three times the sum."""
     kind, _, reports, match, weighted, _ = case
-    *tensors, weight = joint(weighted)
+    *tensors, drawn = joint(weighted)
+    weight = drawn if weight is None else weight
     leaves = [x.clone().requires_grad_() for x in tensors]
     told = torch.tensor(REPORTS[reports])
     video, text, scale, bias = leaves[0][told], leaves[1][told], *leaves[2:]
@@ -173,17 +181,31 @@ def plain(case):
 @pytest.mark.parametrize("kind", ["sigmoid", "softmax"])
 def test_value_and_gradients_are_those_of_the_joint_batch(outcomes, world, kind):
     for case, ranks in outcomes[world].items():
-        if case[0] != kind:
+        if case in EACH_ITS_OWN or case[0] != kind:
             continue
         value, (video, text, scale, bias) = plain(case)
         assert abs(sum(rank[0] for rank in ranks) - value) < 1e-10, case
         for number, wanted in ((0, video), (1, text)):
             found = torch.cat([grads[number] for _, grads in ranks])
-            assert (found - wanted).abs().max() < 1e-10, (case, "video text".split()[number])
+            assert (found - wanted).abs().max() < 1e-10, (case, ["video", "text"][number])
         for number, wanted in ((2, scale), (3, bias)):
             assert abs(sum(grads[number] for _, grads in ranks) - wanted) < 1e-10, (case, "scale or bias")
         if case[2] == "all have reports":
             assert all((grad != 0).any() for grad in (video, text, scale))
+
+
+@pytest.mark.parametrize("world", WORLDS[1:])
+def test_workers_that_do_not_agree_on_what_comes_from_above(outcomes, world):
+    """The softmax gives what each asked for; the sigmoid cannot, and says so."""
+    each = torch.cat([torch.full((n,), rank + 1.0) for rank, n in enumerate(SIZES["unequal"][world])])
+    _, wanted = plain(EACH_ITS_OWN["softmax"], weight=each.double() / 3)
+    ranks = outcomes[world]["softmax"]
+    for number in (0, 1):
+        assert (torch.cat([grads[number] for _, grads in ranks]) - wanted[number]).abs().max() < 1e-10
+    assert abs(sum(grads[2] for _, grads in ranks) - wanted[2]) < 1e-10
+    for value, grads in outcomes[world]["sigmoid"]:
+        assert torch.isfinite(value)
+        assert all(grad.isnan().any() for grad in grads[2:])
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ CASES = {
     "accumulated": (("loss.weights.contrastive=0",), 2),
     "studies": (("data.unit=study", "data.num_videos=2"), 1),
     "one worker without reports": ((), 1),
+    "uneven": (("contrastive.positives=study", "contrastive.chunk_size=2"), 1),
+    "uneven softmax": (("contrastive.positives=text_or_study", "contrastive.loss_type=softmax"), 1),
 }
 
 
@@ -38,7 +40,7 @@ def run_case(case, rank, world):
     if world > 1:
         model = torch.nn.parallel.DistributedDataParallel(bare)
     optimizer = torch.optim.SGD([p for p in bare.parameters() if p.requires_grad], lr=0.1)
-    loss = MultitaskLoss(contrastive_loss_type=config.contrastive.loss_type)
+    loss = MultitaskLoss.from_config(config)
     weights = {name: weight for name, weight in WEIGHTS.items() if config.loss.is_used(name)}
     batches = case["batches"][rank] if world > 1 else case["joint"]
     result = train_step(model, loss, optimizer, batches, weights, config.num_visible, max_grad_norm=1e9)
@@ -90,6 +92,10 @@ def outcomes(tiny_config, tiny_model, random_batch, tmp_path_factory):
                     batch["valid"][2, 0] = False
                     if name.startswith("one worker without"):
                         batch["has_report"][:] = False
+                if name.startswith("uneven"):
+                    batch["study_key"] = torch.tensor([1, 2, 1]) if rank == 0 else torch.tensor([2, 3, 3])
+                    if rank == 1:
+                        batch |= {key: value[:2] for key, value in batch.items()}
             batches.append(mine)
         joint = [join([b for mine in batches for b in mine])]
         weights = tiny_model(config, seed=3).double().state_dict()
