@@ -127,10 +127,13 @@ def _pair(
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be 1 or more, got {chunk_size}")
     told = has_report.nonzero().squeeze(1)
+    if len(told) < len(video):  # else nothing needs to be copied
+        video, text, key = video[told], text[told], key[told]
+        weight = None if weight is None else weight[told]
     precise = torch.promote_types(video.dtype, torch.float32)
-    weight = None if weight is None else weight[told].detach().to(precise)
-    pairs = _Pairs(key[told], weight, match, chunk_size, Ring(len(told), video.device))
-    return video[told].to(precise), text[told].to(precise), pairs
+    weight = None if weight is None else weight.detach().to(precise)
+    pairs = _Pairs(key, weight, match, chunk_size, Ring(len(told), video.device))
+    return video.to(precise), text.to(precise), pairs
 
 
 class _SigmoidSum(torch.autograd.Function):
@@ -158,7 +161,8 @@ class _SigmoidSum(torch.autograd.Function):
         start = [torch.zeros_like(text)] if learns else []
         grad_text = pairs.ring.go_round([text, pairs.key, *half], start, add)
         ctx.ring = pairs.ring
-        ctx.save_for_backward(scale * grad_video, *grad_text, (grad_video * video).sum(), grad_bias)
+        grad_scale = grad_video.flatten() @ video.flatten()
+        ctx.save_for_backward(grad_video.mul_(scale), *grad_text, grad_scale, grad_bias)
         return total
 
     @staticmethod
@@ -226,4 +230,5 @@ class _SoftmaxSum(torch.autograd.Function):
 
         fixed = [text, pairs.key, seen_texts, *counts(num_texts)]
         (grad_text,) = pairs.ring.go_round(fixed, [torch.zeros_like(text)], add)
-        return scale * grad_video, grad_text, (grad_video * video).sum(), None
+        grad_scale = grad_video.flatten() @ video.flatten()
+        return grad_video.mul_(scale), grad_text, grad_scale, None
