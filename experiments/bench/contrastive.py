@@ -130,19 +130,19 @@ def plain_loss(kind: str, video: Tensor, text: Tensor, scale: Tensor, bias: Tens
     """The formula on whole matrices."""
     texts, keys = text, key
     if dist.is_initialized():
-        texts, keys = Gather.apply(text), Gather.apply(key)
+        texts, keys = _Gather.apply(text), _Gather.apply(key)
     positive = key[:, None] == keys
     logits = scale * video @ texts.T
     if kind == "sigmoid":
         sign = torch.where(positive, 1.0, -1.0)
         return -F.logsigmoid(sign * (logits + bias)).sum()
-    others = scale * text @ Gather.apply(video).T if dist.is_initialized() else logits.T
+    others = scale * text @ _Gather.apply(video).T if dist.is_initialized() else logits.T
     target = positive / positive.sum(dim=1, keepdim=True)
     directions = [F.cross_entropy(x, target, reduction="sum") for x in (logits, others)]
     return torch.stack(directions).sum() / 2
 
 
-class Gather(torch.autograd.Function):
+class _Gather(torch.autograd.Function):
     """The rows of all workers, who have as many each; backward, the sum of what all want changed in one's own."""
 
     @staticmethod
