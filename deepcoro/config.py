@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 from pydantic import Field, model_validator
 
+from deepcoro.config_contrastive import ContrastiveConfig, Level
 from deepcoro.config_data import DataConfig
 from deepcoro.config_encoder import (
     DEFAULT_TUBELET,
@@ -31,17 +32,6 @@ _BATCHES_PER_BLOCK, _BLOCK_BYTES = 4, 28 * 2**20
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-Level = Literal["clip", "study"]
-
-
-class ContrastiveConfig(Section):
-    """Video <-> report alignment."""
-
-    loss_type: Literal["sigmoid", "softmax"] = "sigmoid"
-    level: Level | None = None  # what a text is paired with; None: the clip or the study, as data.unit says
-    embedding_dim: Positive = 512
-    logit_scale: Annotated[float, Field(gt=0)] = 10.0  # its start value
-    logit_bias: float = -10.0  # its start value; a batch of B wants about -log(B - 1)
 
 
 class CaptioningConfig(Section):
@@ -217,6 +207,12 @@ class Config(Section):
     def level_is_used(self, level: Level) -> bool:
         """Whether a loss in use that reads texts takes rows of that level."""
         return any(self.loss.is_used(name) and self.level(name) == level for name in ("contrastive", "captioning"))
+
+    @property
+    def logit_bias(self) -> float:
+        """Where the sigmoid's bias starts."""
+        views = self.data.num_videos if self.level("contrastive") == "clip" else 1
+        return self.contrastive.start_bias(self.training.batch_size * views)
 
     @property
     def needs_clip_texts(self) -> bool:

@@ -16,4 +16,7 @@ def rows_at_level(batch: Mapping[str, Any], level: str) -> Mapping[str, Any]:
     are units by themselves; for ``level`` clip of a study each of its B*V clips, with a text of its own."""
     if level == "study" or "clip_has_report" not in batch:
         return batch
-    return {name: batch[f"clip_{name}"].flatten(0, 1) for name in _OF_CLIPS if f"clip_{name}" in batch}
+    rows = {name: batch[f"clip_{name}"].flatten(0, 1) for name in _OF_CLIPS if f"clip_{name}" in batch}
+    if "study_key" in batch:
+        rows["study_key"] = batch["study_key"].repeat_interleave(batch["clip_has_report"].shape[1])
+    return rows

@@ -125,6 +125,7 @@ def random_batch():
             "task": torch.zeros(rows, dtype=torch.long),
             "has_report": torch.ones(rows, dtype=torch.bool),
             "report_key": torch.arange(1, rows + 1) + 100 * seed,
+            "study_key": torch.arange(1, rows + 1) + 100 * seed,
             "position": torch.arange(rows),
         }
 

@@ -1,5 +1,7 @@
 """The description of a run: ranges, overrides, YAML, what follows from its fields."""
 
+import math
+
 import pytest
 import yaml
 
@@ -40,6 +42,9 @@ def test_an_unknown_key_names_the_nearest_known_one(assignment, nearest):
         ("optim.lr=.nan", "optim.lr.*finite"),
         ("training.batch_size=0", "training.batch_size.*greater than 0"),
         ("contrastive.loss_type=hinge", "'sigmoid' or 'softmax'"),
+        ("contrastive.positives=patient", "text, study, text_or_study or module:function, got 'patient'"),
+        ("contrastive.chunk_size=0", "chunk_size.*greater than 0"),
+        ("contrastive.logit_bias=much", "logit_bias.*'auto'.*much"),
         ("loss.weights.captioning=-0.1", "loss.weights.captioning.*greater than or equal to 0"),
         ("loss.weights.distillation=1", "distillation.*less than or equal to 0"),
         ("data.num_frames=many", "data.num_frames.*many"),
@@ -169,3 +174,20 @@ def test_micro_batches_are_decoded_together_while_they_are_small():
         config = Config(data={"num_frames": frames, "frame_size": size}, training={"batch_size": batch})
         assert config.batches_per_block == expected
     assert Config().override(["resources.batches_per_block=7"]).batches_per_block == 7
+
+
+@pytest.mark.parametrize(
+    ("assignments", "negatives"),
+    [
+        ((), 31),
+        (("training.batch_size=8", "resources.num_workers=2"), 7),  # of all workers
+        (("training.batch_size=2",), 1),
+        (("training.batch_size=1",), 1),  # there are none
+        (("data.unit=study", "data.num_videos=4"), 31),
+        (("data.unit=study", "data.num_videos=4", "contrastive.level=clip"), 127),
+    ],
+)
+def test_the_bias_starts_at_the_odds_of_a_positive(assignments, negatives):
+    config = Config().override(["contrastive.logit_bias=auto", *assignments])
+    assert config.logit_bias == pytest.approx(-math.log(negatives))
+    assert config.override(["contrastive.logit_bias=-3.5"]).logit_bias == -3.5

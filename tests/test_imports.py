@@ -9,14 +9,23 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOUNDATION = {"errors", "levels", "reports"} | {
-    f"config{part}" for part in ("", "_data", "_encoder", "_seed", "_section", "_training")
+    f"config{part}" for part in ("", "_contrastive", "_data", "_encoder", "_seed", "_section", "_training")
 }
 WORKING = {"data", "models", "losses", "metrics"}
 
 # What each part may import besides itself.
 ALLOWED = {
     "errors": set(),
-    "config": {"errors", "config_data", "config_encoder", "config_seed", "config_section", "config_training"},
+    "config": {
+        "errors",
+        "config_contrastive",
+        "config_data",
+        "config_encoder",
+        "config_seed",
+        "config_section",
+        "config_training",
+    },
+    "config_contrastive": {"config_section"},
     "config_data": {"errors", "config_section"},
     "config_encoder": {"errors", "config_section"},
     "config_training": {"errors", "config_section"},

@@ -63,6 +63,9 @@ def test_rows_of_a_level(tiny_config, batch_of):
     batch = batch_of(tiny_config(*CLIPS))
     rows = rows_at_level(batch, "clip")
     assert rows["has_report"].tolist() == [True, True, True, False, False, False]
+    first, second, third = batch["study_key"].tolist()
+    assert rows["study_key"].tolist() == [first, first, second, second, third, third]
+    assert len({first, second, third}) == 3
     assert rows["input_ids"].shape == (6, batch["clip_input_ids"].shape[2])
     assert rows_at_level(batch, "study") is batch
     videos = batch_of(tiny_config())

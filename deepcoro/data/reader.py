@@ -107,6 +107,7 @@ class UnitReader:
         orders = [mask_order(self.config.masked_modeling.strategy, grid, chance) for _ in range(views)]
         row["mask_order"] = np.stack(orders)
         row["problem"], row["num_lost"] = "; ".join(problems), np.int64(len(problems))
+        row["study_key"] = np.int64(text_key(videos[0]["study_id"]))
         row["unit_id"] = videos[0]["study_id"] if self.units.whole_study else videos[0]["video_id"]
         return row, self.text(unit), clip_texts
 

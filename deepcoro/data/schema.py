@@ -93,7 +93,8 @@ class Batch(TypedDict, total=False):
     """What a step receives; numpy on the way through Ray, torch tensors in the step.
 
     A row with nothing valid keeps its place and counts for no loss; a row without report counts for masked modelling
-    only. ``report_key`` is equal for equal texts: such pairs are positives of each other.
+    only. ``report_key`` is equal for equal texts, ``study_key`` for rows of one study: ``contrastive.positives`` says
+    which of them makes a pair a positive.
     """
 
     clip: np.ndarray  # [B, V, T, H, W] uint8
@@ -107,7 +108,8 @@ class Batch(TypedDict, total=False):
     task: np.ndarray  # [B] int8, index into text.TASKS
     has_report: np.ndarray  # [B] bool
     report_key: np.ndarray  # [B] int64
-    # The same of each clip of a study, where a loss takes clips. What is not there has no report.
+    study_key: np.ndarray  # [B] int64
+    # The same of each clip's text in a study, where a loss takes clips. What is not there has no report.
     clip_input_ids: np.ndarray  # [B, V, L'] int32
     clip_text_length: np.ndarray  # [B, V] int32
     clip_prefix_length: np.ndarray  # [B, V] int32

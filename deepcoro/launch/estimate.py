@@ -260,6 +260,7 @@ def synthetic_batch(config: Config, rows: int, text_tokens: int, device: torch.d
         "mask_order": torch.from_numpy(np.stack(orders).astype(np.int64)).view(rows, views, -1),
         "has_report": torch.full((rows,), config.needs_text),
         "report_key": torch.arange(1, rows + 1),
+        "study_key": torch.arange(1, rows + 1),
     }
     if config.needs_text:
         assert config.captioning.vocab_size is not None

@@ -21,6 +21,7 @@ _FREE = {
     "video_encoder.size",  # what it stands for is compared
     "video_encoder.allow_mismatch",  # of weights that have been read
     "video_encoder.checkpoint_activations",  # the same numbers from less memory
+    "contrastive.chunk_size",
     "loss",
     "optim",
     "training",

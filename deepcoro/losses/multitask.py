@@ -15,8 +15,9 @@ from deepcoro.config import Config
 from deepcoro.config_training import first_step
 from deepcoro.levels import rows_at_level
 from deepcoro.losses.captioning import caption_targets, captioning_loss, chunked_captioning_loss
-from deepcoro.losses.contrastive import CONTRASTIVE_LOSSES
+from deepcoro.losses.contrastive import CHUNK_SIZE, CONTRASTIVE_LOSSES
 from deepcoro.losses.masked_modeling import masked_modeling_loss
+from deepcoro.losses.positives import find_match, keys_of
 
 DEFAULT_WEIGHTS: dict[str, float] = {
     "contrastive": 1.0,
@@ -36,10 +37,13 @@ class MultitaskLoss(nn.Module):
         label_smoothing, ignore_index: of the captioning cross-entropy.
         levels: ``clip`` or ``study`` by loss, of ``contrastive`` and ``captioning``: what a row is where units are
             studies.
-        chunk_size: tokens whose logits the captioning loss holds at once.
+        positives: which pairs of a video and a text are positives of each other, as ``contrastive.positives`` says.
+        contrastive_chunk_size: texts that the contrastive loss compares at a time.
+        captioning_chunk_size: tokens whose logits the captioning loss holds at once.
 
     Raises:
         ValueError: an unknown loss or loss type, or a negative weight.
+        ConfigError: unknown positives.
     """
 
     def __init__(
@@ -49,7 +53,9 @@ class MultitaskLoss(nn.Module):
         label_smoothing: float = 0.1,
         ignore_index: int = -100,
         levels: Mapping[str, str] | None = None,
-        chunk_size: int = 1024,
+        positives: str = "text",
+        contrastive_chunk_size: int = CHUNK_SIZE,
+        captioning_chunk_size: int = 1024,
     ) -> None:
         super().__init__()
         self.levels = {"contrastive": "study", "captioning": "study"} | dict(levels or {})
@@ -59,7 +65,9 @@ class MultitaskLoss(nn.Module):
             known = ", ".join(CONTRASTIVE_LOSSES)
             raise ValueError(f"contrastive_loss_type must be one of {known}, got {contrastive_loss_type!r}")
         self.contrastive = CONTRASTIVE_LOSSES[contrastive_loss_type]
-        self.label_smoothing, self.ignore_index, self.chunk_size = label_smoothing, ignore_index, chunk_size
+        self.keys, self.match = find_match(positives)
+        self.contrastive_chunk_size, self.captioning_chunk_size = contrastive_chunk_size, captioning_chunk_size
+        self.label_smoothing, self.ignore_index = label_smoothing, ignore_index
 
     @classmethod
     def from_config(cls, config: Config) -> MultitaskLoss:
@@ -67,8 +75,16 @@ class MultitaskLoss(nn.Module):
         part = config.captioning
         weights = config.loss.weights.model_dump()
         levels = {name: config.level(name) for name in ("contrastive", "captioning")}
-        kind = config.contrastive.loss_type
-        return cls(weights, kind, part.label_smoothing, part.ignore_index, levels, part.chunk_size)
+        return cls(
+            weights,
+            config.contrastive.loss_type,
+            part.label_smoothing,
+            part.ignore_index,
+            levels,
+            config.contrastive.positives,
+            config.contrastive.chunk_size,
+            part.chunk_size,
+        )
 
     def counts(self, batch: Mapping[str, Any], num_hidden: int) -> dict[str, Tensor]:
         """What each sum of this batch is divided by: rows with report, asked tokens, hidden tokens of valid views."""
@@ -86,10 +102,12 @@ class MultitaskLoss(nn.Module):
             sums["contrastive"] = self.contrastive(
                 out["video_embedding"],
                 out["text_embedding"],
-                rows["report_key"],
+                keys_of(rows, self.keys),
                 rows["has_report"],
                 out["logit_scale"],
                 out["logit_bias"],
+                match=self.match,
+                chunk_size=self.contrastive_chunk_size,
             )
         if "caption_hidden" in out:
             sums["captioning"] = chunked_captioning_loss(
@@ -98,7 +116,7 @@ class MultitaskLoss(nn.Module):
                 self._targets(batch),
                 self.label_smoothing,
                 self.ignore_index,
-                self.chunk_size,
+                self.captioning_chunk_size,
             )
         elif "caption_logits" in out:
             sums["captioning"] = captioning_loss(

@@ -72,7 +72,7 @@ class MultitaskModel(nn.Module):
             self.text_encoder = text_encoder
             self.text_projection = nn.Linear(text_encoder.width, dim)
             self.logit_scale = nn.Parameter(torch.tensor(math.log(config.contrastive.logit_scale)))  # its logarithm
-            self.logit_bias = nn.Parameter(torch.tensor(config.contrastive.logit_bias))
+            self.logit_bias = nn.Parameter(torch.tensor(config.logit_bias))
             self.logit_bias.requires_grad_(config.contrastive.loss_type == "sigmoid")  # softmax cannot feel a bias
         else:
             self.video_encoder.pool = None  # type: ignore[assignment]  # nothing would train it

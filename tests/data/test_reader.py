@@ -43,6 +43,7 @@ def test_shapes_and_types_are_those_of_the_batch(read, tiny_config):
         "task": ((3,), "int8"),
         "has_report": ((3,), "bool"),
         "report_key": ((3,), "int64"),
+        "study_key": ((3,), "int64"),
         "boxes": ((3, 1, 8, 5), "float32"),
         "position": ((3,), "int64"),
         "num_lost": ((3,), "int64"),

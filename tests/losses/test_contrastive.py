@@ -6,7 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from deepcoro.config_contrastive import POSITIVES
+from deepcoro.errors import ConfigError
 from deepcoro.losses.contrastive import sigmoid_loss, softmax_loss
+from deepcoro.losses.positives import find_match, keys_of, same_key
 
 
 def pairs(rows=6, dim=5, seed=0):
@@ -110,3 +113,83 @@ def test_large_logits_stay_finite():
             video.float(), text.float(), torch.arange(6), torch.ones(6, dtype=torch.bool), torch.tensor(1e4), bias
         )
         assert torch.isfinite(value)
+
+
+@pytest.mark.parametrize("loss", [sigmoid_loss, softmax_loss])
+def test_half_precision_is_computed_in_single_and_comes_back_in_half(loss):
+    video, text, scale, bias = (x.detach().bfloat16().requires_grad_() for x in pairs())
+    key, told = torch.arange(6), torch.ones(6, dtype=torch.bool)
+    value = loss(video, text, key, told, scale, bias)
+    wanted = loss(*(x.detach().double() for x in (video, text)), key, told, scale.double(), bias.double())
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(wanted.item(), rel=1e-5)
+    value.backward()
+    assert video.grad.dtype == scale.grad.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("loss", [sigmoid_loss, softmax_loss])
+def test_without_gradients_the_value_is_the_same(loss):
+    video, text, scale, bias = pairs()
+    rest = (torch.arange(6), torch.ones(6, dtype=torch.bool), scale, bias)
+    with torch.no_grad():
+        value = loss(video, text, *rest)
+    assert not value.requires_grad
+    assert value.item() == pytest.approx(loss(video, text, *rest).item(), rel=1e-14)
+
+
+@pytest.mark.parametrize("loss", [sigmoid_loss, softmax_loss])
+def test_a_row_of_weight_2_counts_twice_and_one_of_0_only_for_others(loss):
+    """Where all terms are log 2: each pair of the sigmoid, and each row of two in the softmax."""
+    one, told, scale, bias = torch.ones(2, 1).double(), torch.tensor([True, True]), torch.zeros(()), torch.zeros(())
+    for weight, terms in (([1.0, 1.0], 2), ([2.0, 1.0], 3), ([2.0, 0.0], 2)):
+        value = loss(one, one, torch.tensor([1, 2]), told, scale, bias, weight=torch.tensor(weight))
+        # Pairs of the sigmoid count the mean of two rows' weights, and there are two pairs to a row.
+        assert value.item() == pytest.approx(terms * math.log(2) * (2 if loss is sigmoid_loss else 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"text": torch.zeros(3, 4)}, r"\[3, 5\] and \[3, 4\]"),
+        ({"key": torch.zeros(2)}, r"key of 3 rows, got \[2\]"),
+        ({"has_report": torch.ones(4, dtype=torch.bool)}, r"has_report of 3 rows, got \[4\]"),
+        ({"weight": torch.ones(1)}, r"weight of 3 rows, got \[1\]"),
+        ({"chunk_size": 0}, "1 or more, got 0"),
+    ],
+)
+@pytest.mark.parametrize("loss", [sigmoid_loss, softmax_loss])
+def test_what_does_not_belong_together_is_refused(loss, change, named):
+    given = {
+        "video": torch.zeros(3, 5),
+        "text": torch.zeros(3, 5),
+        "key": torch.zeros(3),
+        "has_report": torch.ones(3, dtype=torch.bool),
+        "logit_scale": torch.tensor(1.0),
+        "logit_bias": torch.tensor(0.0),
+    }
+    with pytest.raises(ValueError, match=named):
+        loss(**given | change)
+
+
+def test_positives_by_name():
+    rows = {"report_key": torch.tensor([1, 2, 1]), "study_key": torch.tensor([7, 7, 8])}
+    wanted = {
+        "text": [[1, 0, 1], [0, 1, 0], [1, 0, 1]],
+        "study": [[1, 1, 0], [1, 1, 0], [0, 0, 1]],
+        "text_or_study": [[1, 1, 1], [1, 1, 0], [1, 0, 1]],
+    }
+    assert wanted.keys() == set(POSITIVES)
+    for name, expected in wanted.items():
+        names, match = find_match(name)
+        key = keys_of(rows, names)
+        assert match(key, key).int().tolist() == expected
+    names, match = find_match("deepcoro.losses.positives:same_key")
+    assert (names, match) == (("report_key", "study_key"), same_key)
+
+
+def test_positives_that_are_not_there_are_refused():
+    for name in ("patient", "nowhere.at_all:match", "deepcoro.losses.positives:nothing"):
+        with pytest.raises(ConfigError, match="none of text, study, text_or_study"):
+            find_match(name)
+    with pytest.raises(ValueError, match="no study_key"):
+        keys_of({"report_key": torch.zeros(2)}, ("report_key", "study_key"))

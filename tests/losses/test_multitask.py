@@ -59,6 +59,16 @@ def test_softmax_is_chosen_by_name():
     assert losses["contrastive"].item() == pytest.approx(-math.log(1 / (1 + math.exp(2))), rel=1e-6)
 
 
+def test_positives_are_chosen_by_name():
+    out, batch = small_case()
+    batch["study_key"] = torch.tensor([3, 3])
+    losses = MultitaskLoss(positives="study", chunk_size=1)(out, batch)
+    assert losses["contrastive"].item() == pytest.approx((2 * softplus(1) + 2 * softplus(-1)) / 2, rel=1e-6)
+    softmax = MultitaskLoss(contrastive_loss_type="softmax", positives="study")(out, batch)
+    # Of logits 0 and 2, both are asked for: half of log(1 + e^2) and log(1 + e^-2) each.
+    assert softmax["contrastive"].item() == pytest.approx((softplus(2) + softplus(-2)) / 2, rel=1e-6)
+
+
 def test_counts_by_hand():
     _, batch = small_case()
     counts = MultitaskLoss().counts(batch, num_hidden=4)

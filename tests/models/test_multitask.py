@@ -256,9 +256,10 @@ def test_a_backbone_of_ones_own_is_taken_by_module_and_name(tiny_config, tiny_mo
             tiny_model(tiny_config(f"video_encoder.name={name}"))
 
 
-def test_the_sigmoid_starts_near_chance_with_the_bias_of_the_batch(tiny_config, tiny_model, random_batch):
+@pytest.mark.parametrize("bias", ["auto", -math.log(3)])  # of batches of 4
+def test_the_sigmoid_starts_near_chance_with_the_bias_of_the_batch(tiny_config, tiny_model, random_batch, bias):
     """With bias -log(B - 1) and no similarity, a row costs log B + (B - 1) log(B / (B - 1))."""
-    config = tiny_config(f"contrastive.logit_bias={-math.log(3)}", "contrastive.logit_scale=1e-6")
+    config = tiny_config(f"contrastive.logit_bias={bias}", "contrastive.logit_scale=1e-6")
     batch = random_batch(config)
     losses = MultitaskLoss()(tiny_model(config).eval()(batch), batch)
     assert losses["contrastive"].item() == pytest.approx(math.log(4) + 3 * math.log(4 / 3), rel=1e-4)

@@ -31,6 +31,8 @@ CASES = {
         ),
         1,
     ),
+    "uneven": (("contrastive.positives=study", "contrastive.chunk_size=2"), 1),
+    "uneven softmax": (("contrastive.positives=text_or_study", "contrastive.loss_type=softmax"), 1),
 }  # fmt: skip
 SCHEDULED = {
     "captions from the second step on": "captioning_decoder.",
@@ -108,6 +110,10 @@ def outcomes(tiny_config, tiny_model, random_batch, tmp_path_factory):
                     batch["valid"][2, 0] = False
                     if name.startswith("one worker without"):
                         batch["has_report"][:] = False
+                if name.startswith("uneven"):
+                    batch["study_key"] = torch.tensor([1, 2, 1]) if rank == 0 else torch.tensor([2, 3, 3])
+                    if rank == 1:
+                        batch |= {key: value[:2] for key, value in batch.items()}
             batches.append(mine)
         joint = [join([b for mine in batches for b in mine])]
         weights = tiny_model(config, seed=3).double().state_dict()

@@ -1,0 +1,43 @@
+"""What a config says of the alignment of videos and reports."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from deepcoro.config_section import Section
+
+Positive = Annotated[int, Field(gt=0)]
+Level = Literal["clip", "study"]
+
+POSITIVES = ("text", "study", "text_or_study")
+
+
+class ContrastiveConfig(Section):
+    """Video <-> report alignment."""
+
+    loss_type: Literal["sigmoid", "softmax"] = "sigmoid"
+    # Which rows are positives of each other: those with equal text, of the same study (equal texts of two studies are
+    # negatives then), or with either; or module:function, as deepcoro/losses/positives.py describes it.
+    positives: str = "text"
+    level: Level | None = None  # what a text is paired with; None: the clip or the study, as data.unit says
+    embedding_dim: Positive = 512
+    logit_scale: Annotated[float, Field(gt=0)] = 10.0  # its start value
+    # Its start value. auto: -log(negatives / positives) of a batch whose B rows have one positive each, -log(B - 1).
+    logit_bias: float | Literal["auto"] = -10.0
+    chunk_size: Positive = 512  # texts compared at a time: memory grows with rows of a worker x chunk_size
+
+    @model_validator(mode="after")
+    def _check(self) -> ContrastiveConfig:
+        if self.positives not in POSITIVES and ":" not in self.positives:
+            raise ValueError(
+                f"contrastive.positives must be {', '.join(POSITIVES)} or module:function, got {self.positives!r}"
+            )
+        return self
+
+    def start_bias(self, num_rows: int) -> float:
+        """Where the bias starts with ``num_rows`` rows of all workers in a batch; one row alone has no negatives, and
+        gets 0."""
+        return -math.log(max(num_rows - 1, 1)) if self.logit_bias == "auto" else self.logit_bias
