@@ -37,6 +37,7 @@ def test_shapes_and_types_are_those_of_the_batch(read, tiny_config):
         "clip": ((3, 1, 4, 24, 24), "uint8"),
         "valid": ((3, 1), "bool"),
         "angles": ((3, 1, 2), "float32"),
+        "view_index": ((3, 1), "int64"),
         "mask_order": ((3, 1, tiny_config().num_tokens), "uint16"),
         "text_length": ((3,), "int32"),
         "prefix_length": ((3,), "int32"),

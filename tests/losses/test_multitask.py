@@ -62,7 +62,7 @@ def test_softmax_is_chosen_by_name():
 def test_positives_are_chosen_by_name():
     out, batch = small_case()
     batch["study_key"] = torch.tensor([3, 3])
-    losses = MultitaskLoss(positives="study", chunk_size=1)(out, batch)
+    losses = MultitaskLoss(positives="study", contrastive_chunk_size=1)(out, batch)
     assert losses["contrastive"].item() == pytest.approx((2 * softplus(1) + 2 * softplus(-1)) / 2, rel=1e-6)
     softmax = MultitaskLoss(contrastive_loss_type="softmax", positives="study")(out, batch)
     # Of logits 0 and 2, both are asked for: half of log(1 + e^2) and log(1 + e^-2) each.
@@ -195,7 +195,7 @@ def test_captions_in_chunks_are_those_of_logits():
     hidden, weight = torch.randn(2, 2, 3, generator=chance), torch.randn(8, 3, generator=chance)
     logits = {"caption_logits": hidden @ weight.T}
     parts = {"caption_hidden": hidden, "caption_weight": weight}
-    found = [MultitaskLoss(chunk_size=2)(o, batch)["captioning"].item() for o in (logits, parts)]
+    found = [MultitaskLoss(captioning_chunk_size=2)(o, batch)["captioning"].item() for o in (logits, parts)]
     assert found[0] == pytest.approx(found[1], rel=1e-6)
     assert found[0] != pytest.approx(CAPTIONING, rel=1e-2)
 

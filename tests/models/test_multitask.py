@@ -198,7 +198,7 @@ def test_in_training_the_logits_are_never_made(config, tiny_model, random_batch)
     assert "caption_logits" not in out
     assert out["caption_weight"].data_ptr() == model.captioning_decoder.token_embedding.weight.data_ptr()  # no copy
     assert torch.allclose(out["caption_hidden"] @ out["caption_weight"].T, wanted["caption_logits"], atol=1e-12)
-    totals = [MultitaskLoss(chunk_size=5)(o, batch)["captioning"] for o in (out, wanted)]
+    totals = [MultitaskLoss(captioning_chunk_size=5)(o, batch)["captioning"] for o in (out, wanted)]
     assert totals[0].item() == pytest.approx(totals[1].item(), abs=1e-12)
     for total in totals:
         total.backward()
