@@ -10,8 +10,6 @@ process itself and the inputs counted; on a GPU what torch allocated there.
 from __future__ import annotations
 
 import json
-import platform
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,7 +20,7 @@ import torch
 from torch import Tensor
 
 from deepcoro.losses.captioning import captioning_loss, chunked_captioning_loss
-from experiments.bench.paired import machine, print_json, time_pairs
+from experiments.bench.paired import device, machine, peak_gb, print_json, time_pairs
 
 WIDTH, VOCABULARY = 512, 30522
 SHAPE, QUICK_SHAPE = (64, 256), (8, 128)  # reports, tokens
@@ -119,15 +117,7 @@ def measure_alone(whose: str, shape: tuple[int, int], chunk_size: int) -> dict[s
     hidden, weight, targets = inputs(shape)
     if whose != "inputs":
         pass_of(whose, hidden, weight, targets, chunk_size)()
-    if torch.cuda.is_available():
-        return {"peak_gb": torch.cuda.max_memory_allocated() / 2**30}
-    unit = 2**30 if platform.system() == "Darwin" else 2**20  # bytes there, kilobytes on Linux
-    return {"peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
-
-
-def device() -> torch.device:
-    """The GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return {"peak_gb": peak_gb()}
 
 
 def precision() -> torch.dtype:

@@ -10,8 +10,6 @@ nothing else, both libraries imported; on a GPU what torch allocated there.
 from __future__ import annotations
 
 import json
-import platform
-import resource
 import subprocess
 import sys
 import time
@@ -26,7 +24,7 @@ from torch import Tensor, nn
 from deepcoro.config_encoder import ENCODER_SIZES, VideoEncoderConfig
 from deepcoro.data.masking import mask_order
 from deepcoro.models.video_encoder import VideoEncoder
-from experiments.bench.paired import Pairs, machine, print_json
+from experiments.bench.paired import Pairs, device, machine, peak_gb, print_json
 
 # TimeSformer is published for pictures of 224 and, as "HR", of 448 pixels.
 MODELS = ("videomae", "timesformer", "timesformer hr")
@@ -244,15 +242,7 @@ def measure_alone(model: str, whose: str, what: str, quick: bool, rows: int) -> 
     frames, size = clip_of(model, quick)
     clip = torch.rand(rows, frames, size, size, device=device(), dtype=precision())
     pass_of(made, as_rgb(clip) if whose == "theirs" else clip, what)()
-    if torch.cuda.is_available():
-        return {"peak_gb": torch.cuda.max_memory_allocated() / 2**30}
-    unit = 2**30 if platform.system() == "Darwin" else 2**20  # bytes there, kilobytes on Linux
-    return {"peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
-
-
-def device() -> torch.device:
-    """The GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return {"peak_gb": peak_gb()}
 
 
 def precision() -> torch.dtype:

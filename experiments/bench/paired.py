@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import resource
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -45,6 +46,19 @@ def time_pairs(ours: Callable[[], object], theirs: Callable[[], object], num_pai
             if number >= warmup:
                 kept.append(time.perf_counter() - begin)
     return Pairs(np.array(seconds[0]), np.array(seconds[1]))
+
+
+def peak_gb() -> float:
+    """Memory at the peak of this process so far; on a GPU what torch allocated there."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    unit = 2**30 if platform.system() == "Darwin" else 2**20  # bytes there, kilobytes on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def device() -> torch.device:
+    """The GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def machine() -> str:
