@@ -34,8 +34,11 @@ def save_checkpoint(
     training_state: dict[str, Any],
     config: Config,
     fingerprint: str,
+    weights: dict[str, torch.Tensor] | None = None,
 ) -> Path:
     """Write ``run/checkpoints/<step>``.
+
+    ``weights`` are the model's, where it is sharded (``sharding.gather_weights``): it cannot be asked for them here.
 
     ``training_state`` holds tensors, numbers and strings only (it loads with ``weights_only=True``); ``fingerprint`` is
     the prepared dataset's. The tokenizer is taken from ``run/tokenizer``.
@@ -44,7 +47,8 @@ def save_checkpoint(
         SaveError: it could not be written (the disk is full); the older ones are as they were.
     """
     # Tied weights are stored once each: safetensors refuses tensors that share memory.
-    weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    if weights is None:
+        weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     try:
         return _write(run, step, model, weights, training_state, config, fingerprint)
     # torch's writer says RuntimeError where the disk is full, and safetensors has an error of its own.

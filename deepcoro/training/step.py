@@ -18,6 +18,7 @@ from torch import nn
 
 from deepcoro.errors import TrainingError
 from deepcoro.losses.multitask import MultitaskLoss, reduce_counts
+from deepcoro.training import sharding
 
 _SMALLEST_SCALE = 2.0**-10  # of fp16: it starts at 65,536, and gradients that overflow here are not too large but wrong
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -49,7 +50,7 @@ def train_step(
     """Take one step on ``batches``, the micro-batches of this worker (tensors on the model's device).
 
     Args:
-        model: a ``MultitaskModel``, bare or wrapped by DDP.
+        model: a ``MultitaskModel``, bare, wrapped by DDP or sharded (``sharding.shard``).
         weights: loss weights of this step. A loss that weighs 0 is not computed: it is not among the losses returned,
             and what it alone trains gets no gradient (DDP has to be told, by ``find_unused_parameters``).
         num_visible: tokens the masked pass shows.
@@ -89,10 +90,12 @@ def train_step(
         for name, value in means.items():
             sums[name] = sums.get(name, 0) + value.detach()
 
+    sharding.average_single_numbers(model)
     if scaler is not None:
         scaler.unscale_(optimizer)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    grad_norm = nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+    grad_norm = sharding.grad_norm(parameters)
+    sharding.clip_gradients(parameters, max_grad_norm, grad_norm)
     losses = _sum_over_workers(sums, world)
     total = loss.weigh(losses, weights)
     overflowed = scaler is not None and not torch.isfinite(grad_norm)  # the scale was too large, and will be lowered
