@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,17 +98,7 @@ class MultitaskLoss(nn.Module):
         """The sum of each loss that ``out`` has the parts for, over this worker's rows."""
         sums: dict[str, Tensor] = {}
         if "video_embedding" in out:
-            rows = self._rows(batch, "contrastive")
-            sums["contrastive"] = self.contrastive(
-                out["video_embedding"],
-                out["text_embedding"],
-                keys_of(rows, self.keys),
-                rows["has_report"],
-                out["logit_scale"],
-                out["logit_bias"],
-                match=self.match,
-                chunk_size=self.contrastive_chunk_size,
-            )
+            sums["contrastive"] = self.contrast([out], [batch])
         if "caption_hidden" in out:
             sums["captioning"] = chunked_captioning_loss(
                 out["caption_hidden"],
@@ -125,6 +115,21 @@ class MultitaskLoss(nn.Module):
         if "prediction" in out:
             sums["masked_modeling"] = masked_modeling_loss(out["prediction"], out["target"], batch["valid"])
         return sums
+
+    def contrast(self, outs: Sequence[Mapping[str, Tensor]], batches: Sequence[Mapping[str, Any]]) -> Tensor:
+        """The contrastive sum over this worker's rows, where the rows of all ``outs`` are compared with each other (and
+        with those of other workers): as many exchanges as if they were one batch. Scale and bias are the last one's."""
+        rows = [self._rows(batch, "contrastive") for batch in batches]
+        return self.contrastive(
+            torch.cat([out["video_embedding"] for out in outs]),
+            torch.cat([out["text_embedding"] for out in outs]),
+            torch.cat([keys_of(row, self.keys) for row in rows]),
+            torch.cat([row["has_report"] for row in rows]),
+            outs[-1]["logit_scale"],
+            outs[-1]["logit_bias"],
+            match=self.match,
+            chunk_size=self.contrastive_chunk_size,
+        )
 
     def forward(self, out: Mapping[str, Tensor], batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Mean of each loss over one batch on one worker, and their weighted ``total``."""

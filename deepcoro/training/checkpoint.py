@@ -38,7 +38,7 @@ def save_checkpoint(
 ) -> Path:
     """Write ``run/checkpoints/<step>``.
 
-    ``weights`` are the model's, where it is sharded (``sharding.gather_weights``): it cannot be asked for them here.
+    ``weights`` are the model's, where it is sharded (``sharding.gather``): it cannot be asked for them here.
 
     ``training_state`` holds tensors, numbers and strings only (it loads with ``weights_only=True``); ``fingerprint`` is
     the prepared dataset's. The tokenizer is taken from ``run/tokenizer``.

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -66,16 +66,15 @@ def average_single_numbers(model: nn.Module) -> None:
             gradient.copy_(mean)
 
 
-def grad_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """The 2-norm of all gradients of ``parameters`` together, over all workers' parts; on every worker a plain tensor.
+def total_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """The 2-norm of all ``gradients`` together, one at least, over all workers' parts; on every worker a plain tensor.
     All workers have to ask for it."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
     norms = [full(nn.utils.get_total_norm(part)) for part in _apart(gradients)]
-    return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.tensor(0.0)
+    return torch.linalg.vector_norm(torch.stack(norms))
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, norm: Tensor) -> None:
-    """Scale the gradients so that ``norm``, what ``grad_norm`` says of them, is at most ``max_norm``."""
+    """Scale the gradients so that ``norm``, their ``total_norm``, is at most ``max_norm``."""
     for part in _apart([p for p in parameters if p.grad is not None]):
         nn.utils.clip_grads_with_norm_(part, max_norm, norm)
 
@@ -104,21 +103,29 @@ def full(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def gather_weights(model: nn.Module, keep: bool) -> dict[str, Tensor]:
-    """The state of ``model`` by name, whole, on the CPU, in copies of its own; empty where not to ``keep``. All workers
-    have to ask for it. One tensor at a time is whole on the workers that do not keep it."""
-    return _gathered(model.state_dict(), keep)
+def gather(tensors: Mapping[str, Any], keep: bool) -> dict[str, Any]:
+    """``tensors`` by name, such as a model's ``state_dict()``, whole, on the CPU, in copies of their own; empty where
+    not to ``keep``. All workers have to ask for it. One tensor at a time is whole on those that do not keep it."""
+    kept = {}
+    for name, tensor in tensors.items():
+        value = full(tensor) if isinstance(tensor, Tensor) else tensor
+        if keep:
+            kept[name] = value.detach().cpu().contiguous().clone() if isinstance(value, Tensor) else value
+    return kept
 
 
 def gather_optimizer(optimizer: torch.optim.Optimizer, keep: bool) -> dict[str, Any]:
-    """The state of ``optimizer`` as one process would have it, for ``load_optimizer``; as above."""
+    """The state of ``optimizer`` as one process would have it, for ``load_optimizer``; as above, but that one which is
+    not sharded is given as it is."""
     state = optimizer.state_dict()
-    moments = {index: _gathered(state["state"][index], keep) for index in sorted(state["state"])}
+    if not any(isinstance(p, DTensor) for group in optimizer.param_groups for p in group["params"]):
+        return state if keep else {}
+    moments = {index: gather(state["state"][index], keep) for index in sorted(state["state"])}
     return {"state": moments, "param_groups": state["param_groups"]} if keep else {}
 
 
 def distribute_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """What ``gather_optimizer`` gave, on however many workers, with each worker's part of it: to be loaded into
+    """What ``gather_optimizer`` gave, from however many workers, with each worker's part of it: to be loaded into
     ``optimizer``, whose parameters say how they are divided. Every worker has ``state``; nothing is exchanged."""
     parameters = dict(enumerate(p for group in optimizer.param_groups for p in group["params"]))
     moments = {
@@ -145,15 +152,6 @@ def _apart(tensors: Iterable[Any]) -> list[list[Any]]:
     tensors = list(tensors)
     parts = [[t for t in tensors if isinstance(t, DTensor) == sharded] for sharded in (True, False)]
     return [part for part in parts if part]
-
-
-def _gathered(tensors: dict[str, Any], keep: bool) -> dict[str, Any]:
-    kept = {}
-    for name, tensor in tensors.items():
-        value = full(tensor) if isinstance(tensor, Tensor) else tensor
-        if keep:
-            kept[name] = value.detach().cpu().contiguous().clone() if isinstance(value, Tensor) else value
-    return kept
 
 
 def _distributed(value: Any, parameter: nn.Parameter | None) -> Any:
