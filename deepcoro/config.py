@@ -114,6 +114,9 @@ class ResourcesConfig(Section):
 
     num_workers: Positive = 1
     use_gpu: bool = False
+    # none: each worker holds the whole model. full: weights, gradients and optimizer state are divided among them; same
+    # numbers, same checkpoints, more exchange. One worker holds all of it either way.
+    sharding: Literal["none", "full"] = "none"
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
     threads_per_worker: Positive | None = None  # torch threads; None: the cores but one, over the workers
     cpus_per_data_task: Annotated[float, Field(gt=0)] = 0.34  # below 1: a task waits while its neighbour decodes
@@ -160,6 +163,11 @@ class Config(Section):
             raise ValueError(
                 f"training.batch_size {self.training.batch_size} does not divide among {self.resources.num_workers} "
                 f"workers x {self.training.accumulation_steps} accumulation steps"
+            )
+        if self.resources.sharding == "full" and self.training.precision == "fp16":
+            raise ValueError(
+                "resources.sharding=full does not go with training.precision=fp16, whose gradient scaling cannot look "
+                "at divided gradients; use bf16 or fp32, or resources.sharding=none"
             )
         self.optim.check_steps(self.training.num_steps)
         self.loss.check_steps(self.training.num_steps)

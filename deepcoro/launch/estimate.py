@@ -29,6 +29,7 @@ from deepcoro.models.multitask import MultitaskModel
 from deepcoro.models.pretrained import own_description
 from deepcoro.models.text_encoder import TextEncoder
 from deepcoro.training.optim import build_optimizer
+from deepcoro.training.sharding import blocks
 from deepcoro.training.step import train_step
 
 # Floating-point operations a second where nothing can be measured. An A100 does 312e12 in half precision at its peak,
@@ -197,15 +198,23 @@ def activation_bytes(found: list[Pass], rows: int, precision: str) -> float:
     return kept + 4 * sum(part.loss_values(rows) for part in found)
 
 
-def state_bytes(model: nn.Module, precision: str, num_workers: int) -> dict[str, float]:
+def state_bytes(model: nn.Module, precision: str, num_workers: int, sharded: bool = False) -> dict[str, float]:
     """Bytes that weights and what belongs to each of them take in a worker: gradients, the two moments of AdamW, the
-    16-bit copies of autocast, and the buckets in which workers exchange gradients."""
+    16-bit copies of autocast, and what workers exchange: buckets of gradients or, with a model that is ``sharded``
+    (``training/sharding.py``), what is whole for a while. The copies are whole there too: the backward pass keeps
+    them."""
     every = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    parts = {"weights": 4.0 * every, "gradients": 4.0 * trained, "optimizer": 8.0 * trained}
+    share = num_workers if sharded else 1
+    parts = {"weights": 4.0 * every / share, "gradients": 4.0 * trained / share, "optimizer": 8.0 * trained / share}
     if precision != "fp32":
         parts["16-bit copies"] = 2.0 * every
-    if num_workers > 1:
+    if share > 1:
+        sizes = [sum(p.numel() for p in block.parameters()) for block in blocks(model)]
+        # Outside the blocks weights and gradients; of the largest block its weights and the next one's, its gradients
+        # and the buffer that they are exchanged in.
+        parts["exchange"] = 4.0 * (2 * (every - sum(sizes)) + 4 * max(sizes, default=0))
+    elif num_workers > 1:
         parts["exchange"] = 4.0 * trained
     return parts
 

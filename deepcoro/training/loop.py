@@ -46,6 +46,7 @@ from deepcoro.training.optim import build_optimizer, load_optimizer, lr_schedule
 from deepcoro.training.pictures import draw_pictures
 from deepcoro.training.plan import training_plan
 from deepcoro.training.positions import PositionLog
+from deepcoro.training.sharding import gather, gather_optimizer, shard, whole
 from deepcoro.training.step import StepResult, compile_encoder, train_step
 from deepcoro.training.throughput import Startup, Throughput
 
@@ -93,6 +94,9 @@ class Worker:
             self.model = MultitaskModel.from_architecture(config, checkpoint)
             load_weights(checkpoint, self.model)
         self.model.to(self.device).train()  # a text encoder comes from its source in evaluation mode
+        if config.training.compile:
+            compile_encoder(self.model)
+        self.wrapped = _wrap(self.model, self.device, config)
         self.optimizer = build_optimizer(self.model, config.optim)
         self.scaler = torch.amp.GradScaler(self.device.type) if config.training.precision == "fp16" else None
         if checkpoint is not None:
@@ -105,9 +109,6 @@ class Worker:
         self.counters["starts"] += 1
         self.bad_steps = BadSteps(self.run, config.training.max_bad_steps, self.counters, self.step, self.group)
         self.saved_step = self.step
-        if config.training.compile:
-            compile_encoder(self.model)
-        self.wrapped = _wrap(self.model, self.device, config.loss.has_idle_losses(config.training.num_steps))
         self.loss = MultitaskLoss.from_config(config)
         self.factor_at, self.weights_at = lr_schedule(config), LossWeightScheduler.from_config(config).weights
         self.validation = validation.Validation(config, self.run, self.device, self.group)
@@ -132,7 +133,8 @@ class Worker:
             self._make_up_for_validations()
         while True:
             if validation.is_due(config, self.step):
-                self.validate()
+                with whole(self.model):
+                    self.validate()
             if self.step == config.training.num_steps:
                 return
             if stop_requested(self.run, self.group):
@@ -192,17 +194,19 @@ class Worker:
     def save(self) -> None:
         """A checkpoint of this step. Where it cannot be written the run says so and goes on, unless it was the last."""
         self.positions.gather()
-        if self.rank == 0:
+        first = self.rank == 0
+        weights, optimizer = gather(self.model.state_dict(), first), gather_optimizer(self.optimizer, first)
+        if first:
             state = {
                 "step": self.step,
                 "samples_seen": self.step * self.config.training.batch_size,
-                "optimizer": self.optimizer.state_dict(),
+                "optimizer": optimizer,
                 "scaler": self.scaler.state_dict() if self.scaler is not None else {},
                 "counters": self.counters,
             }
             try:
                 self.positions.write(self.step)
-                save_checkpoint(self.run, self.step, self.model, state, self.config, self.fingerprint)
+                save_checkpoint(self.run, self.step, self.model, state, self.config, self.fingerprint, weights)
             except (SaveError, OSError) as error:
                 stays = f"the checkpoint of step {self.saved_step} stays" if self.saved_step else "nothing is saved yet"
                 note(self.run, f"{error}. The run goes on; {stays}")
@@ -313,14 +317,18 @@ class Worker:
         board.scalars(self.step, scalars | self.throughput.read())
 
 
-def _wrap(model: MultitaskModel, device: torch.device, has_idle_losses: bool) -> nn.Module:
-    """DDP where there are several workers. Looking for parameters without gradient costs a walk through the graph at
-    every step, so it is done only where a schedule leaves out a loss at some steps."""
+def _wrap(model: MultitaskModel, device: torch.device, config: Config) -> nn.Module:
+    """What a step calls. Where there are several workers: the model itself, sharded in place, or DDP around it.
+    Looking for parameters without gradient costs DDP a walk through the graph at every step, so it is done only where a
+    schedule leaves out a loss at some steps."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
+        return model
+    if config.resources.sharding == "full":
+        shard(model, device)
         return model
     return nn.parallel.DistributedDataParallel(
         model,
         device_ids=[device] if device.type == "cuda" else None,
         broadcast_buffers=False,
-        find_unused_parameters=has_idle_losses,
+        find_unused_parameters=config.loss.has_idle_losses(config.training.num_steps),
     )

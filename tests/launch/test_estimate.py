@@ -112,6 +112,19 @@ def test_state_is_what_the_optimizer_and_the_gradients_hold_after_a_step(tiny_co
     assert state_bytes(model, "bf16", num_workers=2).keys() - state.keys() == {"16-bit copies", "exchange"}
 
 
+def test_a_sharded_model_is_divided_but_for_what_is_whole_for_a_while(tiny_config, tiny_model):
+    model = tiny_model(tiny_config("video_encoder.width=48"))
+    one, three = state_bytes(model, "bf16", num_workers=1), state_bytes(model, "bf16", num_workers=3, sharded=True)
+    for name in ("weights", "gradients", "optimizer"):
+        assert three[name] == pytest.approx(one[name] / 3)
+    assert three["16-bit copies"] == one["16-bit copies"]
+    stacks = ("video_encoder.blocks.", "transformer.encoder.layer.", "captioning_decoder.blocks.", "modeling.blocks.")
+    outside = [p.numel() for name, p in model.named_parameters() if not any(stack in name for stack in stacks)]
+    largest = sum(p.numel() for p in model.video_encoder.blocks[0].parameters())  # 48 wide: the others are narrower
+    assert three["exchange"] == 8 * sum(outside) + 16 * largest
+    assert state_bytes(model, "bf16", num_workers=1, sharded=True) == one
+
+
 def test_noise_has_the_shapes_of_a_batch(tiny_config):
     config = tiny_config("data.unit=study", "data.num_videos=2", "masked_modeling.strategy=tube")
     batch = synthetic_batch(config, ROWS, TOKENS, CPU)
