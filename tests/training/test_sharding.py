@@ -125,7 +125,7 @@ def measure(model, batch):
     }
 
 
-def measure_unequally(case, rank, world):
+def measure_unequally(case, rank):
     """Each worker measures another number of batches, before the first step and after it."""
     from deepcoro.training.sharding import whole
 
@@ -142,6 +142,44 @@ def measure_unequally(case, rank, world):
     return found
 
 
+def leave_out(case, rank):
+    """Three steps, the second with gradients of the second worker that are not finite -> whether each was left out, and
+    how many tensors of the weights and of the fused optimizer's state it changed."""
+    from deepcoro.losses.multitask import MultitaskLoss
+    from deepcoro.training.optim import build_optimizer
+    from deepcoro.training.sharding import gather, gather_optimizer
+    from deepcoro.training.step import train_step
+
+    model, _ = fresh_model(case, "sharded")
+    optimizer, loss = build_optimizer(model, case["config"].optim), MultitaskLoss()
+
+    def state():
+        moments = gather_optimizer(optimizer, keep=True)["state"]
+        flat = {f"{index} {name}": value for index, kept in moments.items() for name, value in kept.items()}
+        return gather(model.state_dict(), keep=True) | flat
+
+    told, before = [], state()
+    for factor in (1.0, float("inf") if rank == 1 else 1.0, 1.0):
+        weights = {name: weight * factor for name, weight in loss.loss_weights.items() if weight > 0}
+        result = train_step(model, loss, optimizer, case["batches"][rank], weights, case["config"].num_visible)
+        after = state()
+        told.append((bool(result.skipped), sum(not torch.equal(after[name], before.get(name)) for name in before)))
+        before = after
+    return told
+
+
+def measure_changed(case):
+    """A weight as ``whole`` has it, after all were doubled in the workers' parts."""
+    from deepcoro.training.sharding import whole
+
+    model, _ = fresh_model(case, "sharded")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    with whole(model):
+        return model.video_encoder.blocks[0].attention.query.weight.clone()
+
+
 def worker(folder, rank, world):
     """Run everything in a process group, and leave the outcomes in ``folder``."""
     import torch.distributed as dist
@@ -153,7 +191,8 @@ def worker(folder, rank, world):
     case = cases["all losses"]
     steps = range(2) if world == 2 else range(4, NUM_STEPS)
     go_on(case, "sharded", folder.parent / "run", steps, rank)
-    outcome["measured"] = measure_unequally(case, rank, world)
+    outcome["measured"] = measure_unequally(case, rank)
+    outcome["left out"], outcome["changed"] = leave_out(case, rank), measure_changed(case)
     torch.save(outcome, folder / f"outcome-{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
@@ -293,6 +332,19 @@ def test_each_worker_measures_by_itself_what_one_process_does(cases, outcomes, w
                 wanted = measure(model.eval(), case["batches"][rank][0])
             for of_batch in found:
                 assert_close(of_batch, wanted)
+
+
+def test_a_step_with_a_gradient_that_is_not_finite_on_one_worker_is_left_out_on_all(outcomes):
+    for rank in outcomes[2]:
+        skipped, changed = zip(*rank["left out"], strict=True)
+        assert skipped == (False, True, False)
+        assert changed[0] > 50 and changed[1] == 0 and changed[2] > 150  # weights, nothing, weights and moments
+
+
+def test_weights_that_were_changed_in_parts_are_changed_in_the_whole(cases, outcomes):
+    wanted = 2 * cases[2]["all losses"]["weights"]["video_encoder.blocks.0.attention.query.weight"]
+    for rank in outcomes[2]:
+        assert torch.equal(rank["changed"], wanted)
 
 
 if __name__ == "__main__":
