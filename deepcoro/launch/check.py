@@ -24,12 +24,13 @@ from deepcoro.data.schema import UNITS, Batch
 from deepcoro.data.tables import PreparedDataset
 from deepcoro.data.text import ReportTokenizer
 from deepcoro.errors import DataError, DeepCoroError, ResourceError, UserError
-from deepcoro.launch.estimate import CPU_RATE_PER_THREAD, passes, step_flops, synthetic_batch
+from deepcoro.launch.estimate import CPU_RATE_PER_THREAD, synthetic_batch
 from deepcoro.launch.paths import absolute
 from deepcoro.launch.resources import check_resources, nodes, set_environment, start_ray
 from deepcoro.launch.train import resolve, save_tokenizer
 from deepcoro.losses.multitask import MultitaskLoss
 from deepcoro.models.multitask import MultitaskModel
+from deepcoro.models.passes import passes, step_flops
 from deepcoro.models.pretrained import resolve_architecture
 from deepcoro.models.text_encoder import save_small_text_encoder
 from deepcoro.reports.grammar import Finding, render_report

@@ -46,7 +46,7 @@ from deepcoro.training.pictures import draw_pictures
 from deepcoro.training.plan import training_plan
 from deepcoro.training.positions import PositionLog
 from deepcoro.training.step import StepResult, compile_encoder, train_step
-from deepcoro.training.throughput import Startup, Throughput
+from deepcoro.training.throughput import Startup, Throughput, useful_flops
 
 _MAX_BLIND_STEPS = 10
 
@@ -119,7 +119,7 @@ class Worker:
             self.board = Board(self.run, self.step + 1)
             validation.post_results(self.board, self.run, config, validation.unposted_steps(self.run))
         self.positions = PositionLog(self.run, self.step, self.group)
-        self.throughput = Throughput(self.device)
+        self.throughput = Throughput(self.device, config.training.precision)
         self.startup.lap("model")
 
     def train(self) -> None:
@@ -179,7 +179,9 @@ class Worker:
             raise TrainingError(
                 f"no video could be read in {_MAX_BLIND_STEPS} steps in a row; {self.run}/problems.jsonl says why"
             )
-        self.throughput.add(training.batch_size * config.data.num_videos)
+        computed = [name for name, weight in weights.items() if weight > 0]
+        flops = useful_flops(config, self.model, rows, computed) if self.board is not None else None
+        self.throughput.add(training.batch_size * config.data.num_videos, flops)
         if self.board is not None and (self.step % training.log_every == 0 or self.step == training.num_steps):
             with self.throughput.telling():
                 self._log(self.board, result, rates, weights)

@@ -8,13 +8,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from deepcoro.launch.estimate import (
     activation_bytes,
     empty_model,
-    passes,
     state_bytes,
-    step_flops,
     synthetic_batch,
     time_step,
 )
 from deepcoro.losses.multitask import MultitaskLoss
+from deepcoro.models.passes import passes, step_flops
 from deepcoro.training.optim import build_optimizer
 from deepcoro.training.step import train_step
 
