@@ -92,7 +92,7 @@ def main(
     if compiles:
         compile_encoder(work.model)
     pairs = time_pairs(work.our_step, work.bare_step, num_pairs, warmup=3 if compiles else 1)
-    rounds = [work.laps() for _ in range(1 + num_pairs)][1:]
+    rounds = [work.laps() for _ in range(3)]
     parts = {name: float(np.median([laps[name] for laps in rounds])) for name in rounds[0]}
     (low, high), whole = pairs.interval, sum(parts.values())
     figures: dict[str, object] = {

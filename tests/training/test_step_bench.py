@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,15 @@ def test_it_ends_with_one_line_of_json(workload, peak):
     assert ("MFU not known" in run.output) == (not peak)
     assert sum(part["share"] for part in figures["parts"].values()) == pytest.approx(1)
     assert len(figures["parts"]) == 7
+
+
+def test_compiling_changes_nothing_that_is_counted(workload, monkeypatch):
+    """With a backend that takes no minutes."""
+    monkeypatch.setattr(step, "compile_encoder", partial(step.compile_encoder, backend="eager"))
+    runs = [CliRunner().invoke(step.main, ["--quick", "--device", "cpu", *more]) for more in ([], ["--compile"])]
+    plain, compiled = (json.loads(run.output.splitlines()[-1])["figures"] for run in runs)
+    assert (plain["compiled"], compiled["compiled"]) == (False, True)
+    assert compiled["tflop_per_step"] == plain["tflop_per_step"] == pytest.approx(plain["tflop_by_formula"], rel=0.01)
 
 
 def test_it_runs_where_there_is_no_ray():
