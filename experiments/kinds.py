@@ -52,7 +52,7 @@ def difference(
 
 def format_differences(frames: Mapping[str, Sequence[pd.DataFrame]], names: Sequence[str]) -> str:
     """A table: each metric, and the difference of the two kinds with its interval, and by seed. A difference is told as
-    one only if its interval excludes 0 and every seed has it."""
+    one only if its interval excludes 0 and every seed has it, of two or more."""
     (first, firsts), (second, seconds) = frames.items()
     rows = []
     for name in names:
@@ -61,7 +61,8 @@ def format_differences(frames: Mapping[str, Sequence[pd.DataFrame]], names: Sequ
         seeds = "  ".join(f"{value:+.3f}" for value in by_seed)
         found = (*map(number_text, (a, b)), number_text(firsts[0].attrs[name]), number_text(whole.value))
         agree = whole.excludes(0) and len({np.sign(value) for value in by_seed}) == 1
-        rows.append((name, *found, interval_text(whole.low, whole.high), seeds, "yes" if agree else "no"))
+        told = "one seed only" if len(by_seed) == 1 else "yes" if agree else "no"
+        rows.append((name, *found, interval_text(whole.low, whole.high), seeds, told))
     header = ("metric", first, second, "baseline", f"{first} - {second}", "95% interval", "by seed", "a difference")
     return align_columns(header, rows, (False, True, True, True, True, True, False, False))
 

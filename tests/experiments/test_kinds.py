@@ -39,13 +39,14 @@ def test_f1_is_of_all_counts_together():
         ([ONE, ONE, HALF], "+0.500  +0.500  +0.000", "no"),  # the interval excludes 0, and one seed has no difference
         ([ONE, ONE, NONE], "+0.500  +0.500  -0.500", "no"),
         ([[1, 1, 1, 0, 1, 0]] * 3, "+0.167  +0.167  +0.167", "no"),  # of one patient alone: the interval holds 0
+        ([ONE], "+0.500", "one seed only"),
     ],
 )
 def test_a_difference_is_one_that_every_seed_has_and_whose_interval_excludes_0(seeds_of_first, by_seed, told):
-    frames = {"new": [frame(values) for values in seeds_of_first], "old": [frame(HALF)] * 3}
+    frames = {"new": [frame(values) for values in seeds_of_first], "old": [frame(HALF)] * len(seeds_of_first)}
     _, _, row = format_differences(frames, ["recall"]).splitlines()
     assert by_seed in row
-    assert row.split()[-1] == told
+    assert row.endswith(f"  {told}")
     assert row.split()[3] == "0.125"  # the baseline
 
 

@@ -14,7 +14,8 @@ from experiments import objectives
 def test_nothing_differs_but_the_loss():
     sigmoid, softmax = (dict(flatten(objectives.experiment(k, 1).model_dump(mode="json"))) for k in objectives.KINDS)
     assert {key for key in sigmoid if sigmoid[key] != softmax[key]} == {"name", "contrastive.loss_type"}
-    assert (sigmoid["seed"], sigmoid["contrastive.loss_type"], softmax["contrastive.loss_type"]) == (1, *objectives.KINDS)
+    assert [each["contrastive.loss_type"] for each in (sigmoid, softmax)] == ["sigmoid", "softmax"]
+    assert sigmoid["seed"] == 1
     assert objectives.experiment().loss.used == ["contrastive"]
 
 
