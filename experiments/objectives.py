@@ -105,7 +105,7 @@ def draw(curves: Curves, levels: Mapping[str, Mapping[str, float]], to: Path) ->
         LOSS,
         ["sigmoid"],
         "Training loss, sigmoid (one batch a point)",
-        "nats a row, summed over its pairs in the batch",
+        "nats a row, sum over its pairs",
     )
     panel(1, 0, LOSS, ["softmax"], "Training loss, softmax (in another unit)", "nats a row, mean of both directions")
     for row, (name, words) in enumerate(zip(RECALL, WAYS.values(), strict=True)):
@@ -115,9 +115,8 @@ def draw(curves: Curves, levels: Mapping[str, Mapping[str, float]], to: Path) ->
         axes[row, 1].set_ylim(0, 1)
     panel(0, 2, SCALE, list(KINDS), "Scale of the logits", "factor of the cosine, no unit")
     panel(1, 2, BIAS, ["sigmoid"], "Bias of the logits (softmax has none)", "nats, added to the scaled cosine")
-    num_seeds = len(next(iter(curves.values())))
     lines = [Line2D([], [], color=colour, linewidth=2.2, label=f"{kind}, mean") for kind, colour in KINDS.items()]
-    lines.append(Line2D([], [], color="grey", linewidth=0.7, label=f"thin: one of {num_seeds} seeds"))
+    lines.append(Line2D([], [], color="grey", linewidth=0.7, label="thin: each seed"))
     lines.append(Line2D([], [], color="black", linewidth=1, linestyle="--", label="chance"))
     lines.append(Line2D([], [], color="black", linewidth=1, linestyle=":", label="left from right alone (tree oracle)"))
     figure.legend(handles=lines, loc="outside upper center", ncols=len(lines))
