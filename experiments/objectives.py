@@ -5,8 +5,8 @@
 Two runs a seed learn nothing but which report belongs to which cine, on the demo's phantoms (made if they are not
 there). They begin with the same weights and the same scale of 10, and read the same clips in the same order; only
 ``contrastive.loss_type`` differs. The sigmoid's bias starts at the odds of a positive (``auto``); the softmax cannot
-feel a bias and has none. Learning rates are those of the demo for both, tuned for neither. With the defaults a run is
-some 3 minutes on 2 idle cores, and the whole about 20.
+feel a bias and has none. Learning rates are those of the demo for both, tuned for neither. With the defaults a run
+should take some 3 minutes on 2 idle cores and the whole about 20: an estimate from short runs on busy ones.
 
 Everything lies in ``runs``: a folder a run, and ``objectives_<steps>.png`` and ``.txt``. Runs that are complete are not
 trained or measured again; another number of steps makes other runs, and other changed fields want another ``root=``.
