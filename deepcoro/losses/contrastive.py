@@ -178,7 +178,7 @@ def _number(x: Tensor, like: Tensor) -> Tensor:
     return x.to(like.dtype).reshape(())
 
 
-def _outside_autocast(compute: Callable[..., Any]) -> Callable[..., Any]:
+def _outside_autocast(compute: Callable[..., Any]) -> Any:
     """Products in the precision of what they are made of, whatever region the loss, or its backward, is called in."""
 
     @functools.wraps(compute)
