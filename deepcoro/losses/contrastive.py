@@ -19,7 +19,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -29,6 +29,8 @@ from torch.autograd.function import once_differentiable
 
 from deepcoro.losses.positives import Match, same_key
 from deepcoro.losses.ring import Ring
+
+_Computation = TypeVar("_Computation", bound=Callable[..., Any])
 
 CHUNK_SIZE = 512
 _LINEAR = 40.0  # from here on log(1 + exp(x)) is x, even in double precision
@@ -178,7 +180,7 @@ def _number(x: Tensor, like: Tensor) -> Tensor:
     return x.to(like.dtype).reshape(())
 
 
-def _outside_autocast(compute: Callable[..., Any]) -> Any:
+def _outside_autocast(compute: _Computation) -> _Computation:
     """Products in the precision of what they are made of, whatever region the loss, or its backward, is called in."""
 
     @functools.wraps(compute)
@@ -186,7 +188,7 @@ def _outside_autocast(compute: Callable[..., Any]) -> Any:
         with torch.autocast(first.device.type, enabled=False):
             return compute(ctx, first, *more)
 
-    return run
+    return cast(_Computation, run)
 
 
 class _SigmoidSum(torch.autograd.Function):
