@@ -47,7 +47,7 @@ class CaptioningConfig(Section):
     dropout: Share = 0.1
     loss_type: Literal["cross_entropy"] = "cross_entropy"
     label_smoothing: Share = 0.1
-    ignore_index: int = -100
+    ignore_index: Annotated[int, Field(lt=0)] = -100  # marks what is not asked; below 0, as no word is
     chunk_size: Positive = 1024  # tokens whose logits the loss holds at once: less memory, or fewer and larger products
     max_generation_length: Positive = 128
     do_sample: bool = False
@@ -96,6 +96,8 @@ class TrainingConfig(Section):
     batch_size: Positive = 32  # of all workers and all accumulated micro-batches together
     accumulation_steps: Positive = 1
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    # A step whose loss or gradients are not finite is left out, counted and told of; so many in a row end the run.
+    max_bad_steps: Positive = 10
     compile: bool = False  # the video encoder by torch.compile: faster steps on a GPU, after minutes of compiling
     log_every: Positive = 10
     checkpoint_every: Positive = 500

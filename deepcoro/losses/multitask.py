@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from deepcoro.config import Config
 from deepcoro.config_training import first_step
 from deepcoro.levels import rows_at_level
 from deepcoro.losses.captioning import caption_targets, captioning_loss, chunked_captioning_loss
-from deepcoro.losses.contrastive import CHUNK_SIZE, CONTRASTIVE_LOSSES
+from deepcoro.losses.contrastive import CHUNK_SIZE, CONTRASTIVE_LOSSES, count_pairs
 from deepcoro.losses.masked_modeling import masked_modeling_loss
 from deepcoro.losses.positives import find_match, keys_of
 
@@ -98,17 +98,7 @@ class MultitaskLoss(nn.Module):
         """The sum of each loss that ``out`` has the parts for, over this worker's rows."""
         sums: dict[str, Tensor] = {}
         if "video_embedding" in out:
-            rows = self._rows(batch, "contrastive")
-            sums["contrastive"] = self.contrastive(
-                out["video_embedding"],
-                out["text_embedding"],
-                keys_of(rows, self.keys),
-                rows["has_report"],
-                out["logit_scale"],
-                out["logit_bias"],
-                match=self.match,
-                chunk_size=self.contrastive_chunk_size,
-            )
+            sums["contrastive"] = self.contrast([out], [batch])
         if "caption_hidden" in out:
             sums["captioning"] = chunked_captioning_loss(
                 out["caption_hidden"],
@@ -125,6 +115,30 @@ class MultitaskLoss(nn.Module):
         if "prediction" in out:
             sums["masked_modeling"] = masked_modeling_loss(out["prediction"], out["target"], batch["valid"])
         return sums
+
+    def contrast(self, outs: Sequence[Mapping[str, Tensor]], batches: Sequence[Mapping[str, Any]]) -> Tensor:
+        """The contrastive sum over this worker's rows, where the rows of all ``outs`` are compared with each other (and
+        with those of other workers): as many exchanges as if they were one batch. Scale and bias are the last one's."""
+        rows = [self._rows(batch, "contrastive") for batch in batches]
+        return self.contrastive(
+            torch.cat([out["video_embedding"] for out in outs]),
+            torch.cat([out["text_embedding"] for out in outs]),
+            torch.cat([keys_of(row, self.keys) for row in rows]),
+            torch.cat([row["has_report"] for row in rows]),
+            outs[-1]["logit_scale"],
+            outs[-1]["logit_bias"],
+            match=self.match,
+            chunk_size=self.contrastive_chunk_size,
+        )
+
+    def start_bias(self, batches: Sequence[Mapping[str, Any]]) -> float | None:
+        """-log(negatives / positives) of all workers' ``batches``: where a sigmoid whose logits are the bias alone
+        costs least. ``None`` where they have not both. Every worker must take part."""
+        rows = [self._rows(batch, "contrastive") for batch in batches]
+        keys, told = (torch.cat(x) for x in zip(*((keys_of(r, self.keys), r["has_report"]) for r in rows), strict=True))
+        found = count_pairs(keys, told, match=self.match, chunk_size=self.contrastive_chunk_size)
+        positives, pairs = (number.item() for number in found)
+        return math.log(positives / (pairs - positives)) if 0 < positives < pairs else None
 
     def forward(self, out: Mapping[str, Tensor], batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Mean of each loss over one batch on one worker, and their weighted ``total``."""
@@ -163,8 +177,8 @@ def check_weights(weights: Mapping[str, float]) -> None:
     for name, weight in weights.items():
         if name not in DEFAULT_WEIGHTS:
             raise ValueError(f"unknown loss {name!r}; known are {', '.join(DEFAULT_WEIGHTS)}")
-        if not weight >= 0:
-            raise ValueError(f"the weight of loss {name!r} must be 0 or more, got {weight}")
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"the weight of loss {name!r} must be 0 or more, and finite, got {weight}")
 
 
 @dataclass(frozen=True)

@@ -177,7 +177,7 @@ class Board:
         elif self._outage is not None:
             try:
                 if self._lost:
-                    _append_line(self._run / "problems.jsonl", {"problem": self._missing()})
+                    append_line(self._run / "problems.jsonl", {"problem": self._missing()})
             except OSError:  # told at the next write, or at the end
                 return
             self._lost, self._outage = [], None
@@ -214,10 +214,10 @@ class Board:
     def _append_metrics(self, line: Mapping[str, Any]) -> None:
         if not self._is_trimmed:
             self._trim_metrics()
-        _append_line(self._run / "metrics.jsonl", line)
+        append_line(self._run / "metrics.jsonl", line)
 
     def _trim_metrics(self) -> None:
-        _keep_lines_before(self._run / "metrics.jsonl", self._first_step)
+        keep_lines_before(self._run / "metrics.jsonl", self._first_step)
         self._is_trimmed = True
 
 
@@ -327,7 +327,8 @@ def _append_whole(stream: io.FileIO, data: bytes) -> None:
         raise
 
 
-def _append_line(path: Path, record: Mapping[str, Any]) -> None:
+def append_line(path: Path, record: Mapping[str, Any]) -> None:
+    """Add ``record`` to a file of JSON lines; several processes may, at the same time."""
     with path.open("ab+", buffering=0) as stream:
         size = stream.seek(0, os.SEEK_END)
         # A process that was killed may have left half a line; it gets its end, and stays alone.
@@ -337,13 +338,13 @@ def _append_line(path: Path, record: Mapping[str, Any]) -> None:
 
 def _note(run: Path, record: Mapping[str, str]) -> None:
     try:
-        _append_line(run / "problems.jsonl", record)
+        append_line(run / "problems.jsonl", record)
     except OSError as error:
         told = " ".join(record.values())
         print(f"\nWARNING: {told} (problems.jsonl cannot be written: {error})", file=sys.stderr, flush=True)
 
 
-def _keep_lines_before(path: Path, step: int) -> None:
+def keep_lines_before(path: Path, step: int) -> None:
     """Take lines of ``step`` and later out of the file, and torn ones."""
     if not path.exists():
         return

@@ -30,6 +30,7 @@ from deepcoro.errors import DeepCoroError, SaveError, TrainingError
 from deepcoro.losses.multitask import LossWeightScheduler, MultitaskLoss
 from deepcoro.models.multitask import MultitaskModel
 from deepcoro.training import validation
+from deepcoro.training.bad_steps import BadSteps
 from deepcoro.training.board import Board, describe_model, note, note_problems
 from deepcoro.training.checkpoint import (
     committed_steps,
@@ -102,6 +103,7 @@ class Worker:
             if self.scaler is not None and state["scaler"]:
                 self.scaler.load_state_dict(state["scaler"])
         self.counters["starts"] += 1
+        self.bad_steps = BadSteps(self.run, config.training.max_bad_steps, self.counters, self.step, self.group)
         self.saved_step = self.step
         if config.training.compile:
             compile_encoder(self.model)
@@ -159,18 +161,23 @@ class Worker:
         torch.manual_seed(int(seed))
         rates = set_learning_rates(self.optimizer, self.factor_at(self.step))
         weights = self.weights_at(self.step)
+        batches = [to_torch(batch, self.device) for batch in rows]
+        if self.step == 0:
+            self._start_bias(batches)
         result = train_step(
             self.wrapped,
             self.loss,
             self.optimizer,
-            [to_torch(batch, self.device) for batch in rows],
+            batches,
             weights,
             config.num_visible,
             training.precision,
             self.scaler,
             config.optim.max_grad_norm,
-        )
+        ).on_host()
         self.step += 1
+        told = {"loss_weights": {name: weights[name] for name in result.losses}, "learning_rates": rates}
+        self.bad_steps.look(self.step, result, rows, told, self.scaler)
         for batch in rows:
             self.positions.add(self.step, batch["position"])
         self.counters["lost_views"] += int(result.lost_views.item())
@@ -186,6 +193,15 @@ class Worker:
             with self.throughput.telling():
                 self._log(self.board, result, rates, weights)
                 self.awaited = validation.post_results(self.board, self.run, config, self.awaited)
+
+    def _start_bias(self, batches: list[dict[str, Any]]) -> None:
+        """Set the sigmoid's bias by the pairs of the first batch, where the config leaves it to them."""
+        part = self.config.contrastive
+        if self.config.loss.is_used("contrastive") and (part.loss_type, part.logit_bias) == ("sigmoid", "auto"):
+            bias = self.loss.start_bias(batches)
+            if bias is not None:
+                with torch.no_grad():
+                    self.model.logit_bias.fill_(bias)
 
     def save(self) -> None:
         """A checkpoint of this step. Where it cannot be written the run says so and goes on, unless it was the last."""
@@ -296,6 +312,8 @@ class Worker:
     def _log(self, board: Board, result: StepResult, rates: dict[str, float], weights: dict[str, float]) -> None:
         scalars = {f"loss/{name}": value.item() for name, value in result.losses.items()}
         scalars |= {"loss/total": result.total.item(), "optim/grad_norm": result.grad_norm.item()}
+        scalars |= {f"optim/grad_norm/{name}": value.item() for name, value in result.grad_norms.items()}
+        scalars |= {f"optim/{name}": self.counters[name] for name in ("bad_steps", "overflows")}
         scalars |= {f"loss_weight/{name}": weights[name] for name in self.config.loss.used}
         scalars |= {f"learning_rate/{component}": rate for component, rate in rates.items()}
         scalars |= {

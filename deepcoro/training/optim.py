@@ -82,7 +82,7 @@ def check_groups(model: nn.Module, groups: list[dict[str, object]]) -> None:
 
 def build_optimizer(model: MultitaskModel, optim: OptimConfig) -> torch.optim.AdamW:
     """AdamW over ``parameter_groups``."""
-    return torch.optim.AdamW(parameter_groups(model, optim), betas=optim.betas, eps=optim.eps)
+    return torch.optim.AdamW(parameter_groups(model, optim), betas=optim.betas, eps=optim.eps, fused=True)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

@@ -3,36 +3,63 @@
 Every mean is over the rows, tokens or pairs of all workers and all micro-batches: counts are exchanged once, before the
 first backward, and each worker's sum is divided by them. DDP averages gradients over W workers, so its share is
 multiplied by W.
+
+The contrastive loss compares rows of all micro-batches, so its gradients cannot be had one micro-batch at a time. They
+are made as GradCache does (2101.06983): all embeddings first, without a graph; from them the loss and its slope at each
+embedding; then each micro-batch once more, with a graph, through which its own slopes go back. Both passes draw the
+same random numbers, so that dropout, views and residual branches left out are those of one and the same batch.
+
+Whether loss and gradients are finite is decided where they are. A step that they are not is left out there too: nothing
+has to be read back for it.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
-from deepcoro.errors import TrainingError
 from deepcoro.losses.multitask import MultitaskLoss, reduce_counts
 
-_SMALLEST_SCALE = 2.0**-10  # of fp16: it starts at 65,536, and gradients that overflow here are not too large but wrong
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_COMPARED = ("video_embedding", "text_embedding", "logit_scale", "logit_bias")  # what the contrastive loss reads
 
 
 @dataclass
 class StepResult:
-    """Means over the whole batch, on the device; ``valid_share`` is the share of views that are there, ``lost_views``
-    the number of those that could not be read."""
+    """Numbers of a step, over the whole batch.
 
-    losses: dict[str, torch.Tensor]
-    total: torch.Tensor
-    grad_norm: torch.Tensor
-    valid_share: torch.Tensor
-    lost_views: torch.Tensor
+    ``losses`` and their weighted ``total`` are means, ``grad_norm`` is what it was before clipping, ``grad_norms`` its
+    parts by component. ``valid_share`` is the share of views that are there, ``lost_views`` the number of those that
+    could not be read. ``skipped``: loss or gradients were not finite, and the weights are those of before;
+    ``overflowed``: so they were in fp16, with a finite loss, because they had been scaled up too far.
+    """
+
+    losses: dict[str, Tensor]
+    total: Tensor
+    grad_norm: Tensor
+    grad_norms: dict[str, Tensor]
+    valid_share: Tensor
+    lost_views: Tensor
+    skipped: Tensor
+    overflowed: Tensor
+
+    def on_host(self) -> StepResult:
+        """The same in CPU tensors, brought over all at once."""
+        single = [self.total, self.grad_norm, self.valid_share, self.lost_views, self.skipped, self.overflowed]
+        tensors = [*self.losses.values(), *self.grad_norms.values(), *single]
+        numbers = iter(torch.stack([x.detach().double() for x in tensors]).cpu().unbind())
+        losses = {name: next(numbers) for name in self.losses}
+        grad_norms = {name: next(numbers) for name in self.grad_norms}
+        total, grad_norm, valid_share, lost_views, skipped, overflowed = numbers
+        return StepResult(
+            losses, total, grad_norm, grad_norms, valid_share, lost_views.long(), skipped.bool(), overflowed.bool()
+        )
 
 
 def train_step(
@@ -50,67 +77,74 @@ def train_step(
 
     Args:
         model: a ``MultitaskModel``, bare or wrapped by DDP.
+        optimizer: a ``fused`` one can leave a step out without the host's waiting for the device.
         weights: loss weights of this step. A loss that weighs 0 is not computed: it is not among the losses returned,
             and what it alone trains gets no gradient (DDP has to be told, by ``find_unused_parameters``).
         num_visible: tokens the masked pass shows.
         scaler: with fp16.
 
     Raises:
-        TrainingError: the loss or a gradient is not finite; the weights are still those of before the step.
         ValueError: every loss weighs 0.
     """
     active = [name for name, weight in weights.items() if weight > 0]
     if not active:
         raise ValueError(f"a step needs a loss that weighs more than 0, got {dict(weights)}")
     world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-    num_hidden = batches[0]["mask_order"].shape[-1] - num_visible
-    counts = [loss.counts(batch, num_hidden) for batch in batches]
-    valid = torch.cat([batch["valid"] for batch in batches])
-    views = {
-        "views": valid.sum(),
-        "places": torch.tensor(valid.numel(), device=valid.device),
-        "lost": torch.cat([batch.get("num_lost", valid.new_zeros(1).long()) for batch in batches]).sum(),
-    }
-    counted = reduce_counts({key: torch.stack([c[key] for c in counts]).sum() for key in counts[0]} | views)
+    counted = _count(loss, batches, batches[0]["mask_order"].shape[-1] - num_visible)
+    seeds = torch.randint(2**62, (len(batches),)).tolist()
+
+    def run(number: int, visible: int | None, losses: Collection[str]) -> dict[str, Tensor]:
+        torch.manual_seed(seeds[number])  # whichever pass it is
+        with _autocast(precision, batches[number]["clip"].device):
+            return model(batches[number], visible, losses)
+
+    def mean(name: str, value: Tensor) -> Tensor:
+        return value / counted[name].clamp(min=1).to(value.dtype)
+
+    def scaled(value: Tensor) -> Tensor:
+        return value * world if scaler is None else scaler.scale(value * world)
 
     optimizer.zero_grad(set_to_none=True)
-    sums: dict[str, torch.Tensor] = {}
+    sums: dict[str, Tensor] = {}
+    slopes: list[dict[str, Tensor]] = []
+    if "contrastive" in active and len(batches) > 1:
+        with torch.no_grad():
+            embedded = [run(number, None, ["contrastive"]) for number in range(len(batches))]
+        outs = [{name: out[name].detach().requires_grad_() for name in _COMPARED} for out in embedded]
+        sums["contrastive"] = mean("contrastive", loss.contrast(outs, batches))
+        scaled(loss.weigh(sums, weights)).backward()
+        slopes = [{name: x.grad for name, x in out.items() if x.grad is not None} for out in outs]
+        sums["contrastive"] = sums["contrastive"].detach()
     for number, batch in enumerate(batches):
-        last = number == len(batches) - 1
-        with _without_sync(model, last):
-            with _autocast(precision, batch["clip"].device):
-                out = model(batch, num_visible, active)
-            means = {
-                name: value / counted[name].clamp(min=1).to(value.dtype)
-                for name, value in loss.sums(out, batch).items()
-            }
-            total = loss.weigh(means, weights) * world
-            (scaler.scale(total) if scaler is not None else total).backward()
+        with _without_sync(model, number == len(batches) - 1):
+            out = run(number, num_visible, active)
+            terms = []
+            if slopes:
+                compared = {name: out.pop(name) for name in _COMPARED}
+                terms = [(compared[name] * slope).sum() for name, slope in slopes[number].items()]
+            means = {name: mean(name, value) for name, value in loss.sums(out, batch).items()}
+            if means:
+                terms.append(scaled(loss.weigh(means, weights)))
+            torch.stack(terms).sum().backward()
         for name, value in means.items():
             sums[name] = sums.get(name, 0) + value.detach()
 
     if scaler is not None:
         scaler.unscale_(optimizer)
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    grad_norm = nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+    norms = _gradient_norms(optimizer)
+    grad_norm = torch.linalg.vector_norm(torch.stack([*norms.values()]))
     losses = _sum_over_workers(sums, world)
     total = loss.weigh(losses, weights)
-    overflowed = scaler is not None and not torch.isfinite(grad_norm)  # the scale was too large, and will be lowered
-    if not torch.isfinite(total if overflowed else grad_norm + total) or (
-        scaler is not None and overflowed and scaler.get_scale() < _SMALLEST_SCALE
-    ):
-        raise TrainingError(
-            f"a loss or gradient is not finite: losses {_plain(losses)}, gradient norm {grad_norm.item()}. The "
-            "weights were "
-            "not changed; lower the learning rate, or look at the units of this batch: "
-            + ", ".join(str(u) for b in batches for u in b.get("unit_id", []))
-        )
-    if scaler is not None:  # skips the step by itself when a gradient overflowed, and lowers its scale
-        scaler.step(optimizer)
+    skipped = ~(torch.isfinite(total) & torch.isfinite(grad_norm))
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, grad_norm)
+    _update(optimizer, skipped)
+    if scaler is not None:
         scaler.update()
-    else:
-        optimizer.step()
-    return StepResult(losses, total, grad_norm, counted["views"] / counted["places"], counted["lost"])
+    overflowed = skipped & torch.isfinite(total) if scaler is not None else torch.zeros_like(skipped)
+    return StepResult(
+        losses, total, grad_norm, norms, counted["views"] / counted["places"], counted["lost"], skipped, overflowed
+    )
 
 
 def compile_encoder(model: nn.Module, backend: str = "inductor") -> None:
@@ -122,7 +156,21 @@ def compile_encoder(model: nn.Module, backend: str = "inductor") -> None:
     """
     # Under DDP torch would cut the graph at each bucket of gradients, and refuses to where blocks are computed again.
     torch._dynamo.config.optimize_ddp = False
+    # Random numbers as without compiling: a pass with a graph and one without have to draw the same.
+    torch._inductor.config.fallback_random = True
     model.video_encoder.compile(backend=backend)  # type: ignore[operator, union-attr]
+
+
+def _count(loss: MultitaskLoss, batches: Sequence[Mapping[str, Any]], num_hidden: int) -> dict[str, Tensor]:
+    """What sums are divided by, and how many views there are, of all workers and micro-batches."""
+    counts = [loss.counts(batch, num_hidden) for batch in batches]
+    valid = torch.cat([batch["valid"] for batch in batches])
+    views = {
+        "views": valid.sum(),
+        "places": torch.tensor(valid.numel(), device=valid.device),
+        "lost": torch.cat([batch.get("num_lost", valid.new_zeros(1).long()) for batch in batches]).sum(),
+    }
+    return reduce_counts({key: torch.stack([c[key] for c in counts]).sum() for key in counts[0]} | views)
 
 
 def _without_sync(model: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
@@ -134,12 +182,26 @@ def _autocast(precision: str, device: torch.device) -> contextlib.AbstractContex
     return torch.autocast(device.type, _AUTOCAST[precision]) if precision in _AUTOCAST else contextlib.nullcontext()
 
 
-def _sum_over_workers(sums: Mapping[str, torch.Tensor], world: int) -> dict[str, torch.Tensor]:
+def _gradient_norms(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Norm of the gradients of each component, as the optimizer's groups name them."""
+    gradients: dict[str, list[Tensor]] = {}
+    for group in optimizer.param_groups:
+        found = [p.grad for p in group["params"] if p.grad is not None]
+        gradients.setdefault(group.get("component", "all"), []).extend(found)
+    return {name: nn.utils.get_total_norm(found) for name, found in gradients.items() if found}
+
+
+def _update(optimizer: torch.optim.Optimizer, skipped: Tensor) -> None:
+    """Take the step, or leave it out. A fused optimizer does either by itself; for another the host has to look."""
+    if all(group.get("fused") for group in optimizer.param_groups):
+        optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]  # as torch.amp.GradScaler tells it
+        optimizer.step()
+    elif not skipped:
+        optimizer.step()
+
+
+def _sum_over_workers(sums: Mapping[str, Tensor], world: int) -> dict[str, Tensor]:
     values = torch.stack(list(sums.values()))
     if world > 1:
         dist.all_reduce(values)
     return dict(zip(sums, values.unbind(), strict=True))
-
-
-def _plain(losses: Mapping[str, torch.Tensor]) -> dict[str, float]:
-    return {name: value.item() for name, value in losses.items()}

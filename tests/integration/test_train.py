@@ -295,6 +295,21 @@ def test_a_run_that_can_read_nothing_stops(local_ray, phantom, small_config, tmp
         )
 
 
+def test_a_run_that_diverges_stops_and_says_what_it_was_fed(local_ray, phantom, small_config, tmp_path):
+    """With two workers: each holds half of the units, and the first one writes all of them down."""
+    wild = ("optim.lr=1e30", "optim.warmup_steps=0", "training.num_steps=12", "training.max_bad_steps=3")
+    with pytest.raises(TrainingError, match="3 steps in a row"):
+        train(small_config(tmp_path, *wild, "resources.num_workers=2"))
+    (run,) = tmp_path.rglob("bad_steps.jsonl")
+    records = [json.loads(line) for line in run.read_text().splitlines()]
+    first = records[0]["step"]
+    assert [record["step"] for record in records] == [first, first + 1, first + 2]
+    for record in records:
+        batch = [unit["position"] for unit in record["units"]]
+        assert batch == list(range((record["step"] - 1) * len(batch), record["step"] * len(batch)))
+        assert len(batch) == 12 and all(unit["unit_id"] for unit in record["units"])
+
+
 @pytest.mark.parametrize(
     ("assignment", "error", "says"),
     [

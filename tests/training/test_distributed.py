@@ -19,17 +19,20 @@ ROOT = Path(__file__).parents[2]
 CASES = {
     "sigmoid": ((), 1),
     "softmax": (("contrastive.loss_type=softmax",), 1),
-    "accumulated": (("loss.weights.contrastive=0",), 2),
+    "accumulated": ((), 2),
+    "accumulated softmax of studies": (
+        ("contrastive.loss_type=softmax", "data.unit=study", "data.num_videos=2", "contrastive.chunk_size=4"), 3
+    ),
     "studies": (("data.unit=study", "data.num_videos=2"), 1),
     "one worker without reports": ((), 1),
     "captions in chunks of 3 tokens": (("captioning.chunk_size=3",), 1),
-    "captions from the second step on": (("loss.start_fraction.captioning=0.1", "loss.weights.contrastive=0"), 2),
+    "captions from the second step on": (("loss.start_fraction.captioning=0.1",), 2),
     "pairs up to the first step": (
         (
             "loss.use_scheduler=true", "loss.schedule_type=step", "loss.warmup_steps=0", "loss.total_steps=1",
             "loss.final.contrastive=0",
         ),
-        1,
+        2,
     ),
     "uneven": (("contrastive.positives=study", "contrastive.chunk_size=2"), 1),
     "uneven softmax": (("contrastive.positives=text_or_study", "contrastive.loss_type=softmax"), 1),

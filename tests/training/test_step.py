@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from deepcoro.errors import TrainingError
 from deepcoro.losses.multitask import MultitaskLoss
+from deepcoro.training.optim import build_optimizer
 from deepcoro.training.step import train_step
 
 WEIGHTS = {"contrastive": 1.0, "captioning": 1.0, "masked_modeling": 0.1}
@@ -77,42 +77,75 @@ def test_old_gradients_do_not_linger(tiny_config, tiny_model, random_batch):
     assert norms == pytest.approx([norms[0]] * 3)
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("poison", ["logit_scale", "video_encoder.embed.weight"])
-def test_a_loss_that_is_not_finite_stops_and_leaves_the_weights(tiny_config, tiny_model, random_batch, poison):
+def test_a_step_that_is_not_finite_is_left_out(tiny_config, tiny_model, random_batch, poison, fused):
+    """Neither weights nor the optimizer's state move; the next step is as if there had been none."""
+    config = tiny_config()
+    model, other, batch = tiny_model(config), tiny_model(config), random_batch(config)
+    loss = MultitaskLoss()
+    optimizers = [torch.optim.AdamW(m.parameters(), lr=0.01, fused=fused) for m in (model, other)]
+
+    def step(number):
+        chosen = (model, other)[number]
+        return train_step(chosen, loss, optimizers[number], [batch], WEIGHTS, config.num_visible)
+
+    assert not step(0).skipped
+    sound = model.get_parameter(poison).detach().clone()
+    model.get_parameter(poison).data.fill_(float("nan"))
+    result = step(0)
+    assert result.skipped and not result.overflowed
+    model.get_parameter(poison).data.copy_(sound)
+    step(0), step(1), step(1)
+    for (name, p), expected in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert torch.equal(p, expected), name
+
+
+def test_numbers_come_to_the_host_as_they_were(tiny_config, tiny_model, random_batch):
+    config = tiny_config()
+    result = take_step(tiny_model(config), [random_batch(config) | {"num_lost": torch.tensor([2, 0, 0, 1])}], config)
+    host = result.on_host()
+    assert host.losses == {name: value.double() for name, value in result.losses.items()}
+    assert host.grad_norms == {"all": result.grad_norm.double()}
+    for name in ("total", "grad_norm", "valid_share", "lost_views", "skipped", "overflowed"):
+        assert getattr(host, name).item() == getattr(result, name).item(), name
+    assert host.lost_views.item() == 3
+
+
+def test_gradient_norms_are_told_by_component(tiny_config, tiny_model, random_batch):
     config = tiny_config()
     model = tiny_model(config)
-    model.get_parameter(poison).data.fill_(float("nan"))
-    before = {name: p.clone() for name, p in model.named_parameters()}
-    batch = random_batch(config) | {"unit_id": ["video-7", "b", "c", "d"]}
-    with pytest.raises(TrainingError, match="not finite.*video-7"):
-        take_step(model, [batch], config)
-    for name, p in model.named_parameters():
-        assert torch.equal(p.nan_to_num(), before[name].nan_to_num())
+    optimizer = build_optimizer(model, config.optim)
+    result = train_step(model, MultitaskLoss(), optimizer, [random_batch(config)], WEIGHTS, config.num_visible)
+    assert set(result.grad_norms) == {"video", "text", "captioning", "masked_modeling", "logit"}
+    squares = sum(value.item() ** 2 for value in result.grad_norms.values())
+    assert result.grad_norm.item() == pytest.approx(squares**0.5)
+    clipped = min(1.0, 1.0 / (result.grad_norm.item() + 1e-6))
+    found = torch.stack([p.grad.norm() for p in model.captioning_decoder.parameters()]).norm()
+    assert found.item() == pytest.approx(clipped * result.grad_norms["captioning"].item(), rel=1e-5)
 
 
-def test_in_half_precision_too(tiny_config, tiny_model, random_batch):
-    """A scaler leaves out steps whose gradients overflow, and must not leave out all of them without a word."""
+@pytest.mark.parametrize("fused", [False, True])
+def test_in_half_precision_too(tiny_config, tiny_model, random_batch, fused):
+    """Gradients that overflow lower the scale; a loss that is not finite is told apart from them."""
     config = tiny_config()
     model, batch = tiny_model(config), random_batch(config)
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)  # too large on purpose: the step is left out
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=fused)
+
+    def step():
+        return train_step(
+            model, MultitaskLoss(), optimizer, [batch], WEIGHTS, config.num_visible, "fp16", scaler, max_grad_norm=1e9
+        )
+
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)  # too large on purpose
     before = [p.clone() for p in model.parameters()]
-    take_step(model, [batch], config, precision="fp16", scaler=scaler)
+    result = step()
+    assert result.skipped and result.overflowed
     assert all(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
     assert scaler.get_scale() == 2.0**39
-    model.get_parameter("logit_scale").data.fill_(float("nan"))  # the loss itself is not finite
-    with pytest.raises(TrainingError, match="not finite"):
-        take_step(model, [batch], config, precision="fp16", scaler=scaler)
-
-
-def test_gradients_that_overflow_whatever_the_scale_end_the_run(tiny_config, tiny_model, random_batch):
-    config = tiny_config()
-    model, batch = tiny_model(config), random_batch(config)
-    model.get_parameter("video_encoder.embed.weight").register_hook(lambda grad: grad * float("inf"))
-    scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
-    with pytest.raises(TrainingError, match="not finite"):
-        for _ in range(20):
-            take_step(model, [batch], config, precision="fp16", scaler=scaler)
-    assert 2.0**-12 < scaler.get_scale() < 2.0**-9
+    model.get_parameter("logit_scale").data.fill_(float("nan"))
+    result = step()
+    assert result.skipped and not result.overflowed
 
 
 def test_views_that_could_not_be_read_are_counted_apart_from_those_that_are_not_there(
