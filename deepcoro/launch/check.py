@@ -249,6 +249,8 @@ class Check:
             precision,
             max_grad_norm=self.config.optim.max_grad_norm,
         )
+        if result.skipped:
+            _refuse_infinite(result.losses | {f"gradient of {part}": norm for part, norm in result.grad_norms.items()})
         moved = {group["component"]: False for group in parameter_groups(model, self.config.optim)}
         for group, old in zip(optimizer.param_groups, before, strict=True):
             changed = any(not torch.equal(a, b) for a, b in zip(old, group["params"], strict=True))
