@@ -73,9 +73,14 @@ def matches():
 
 def cases():
     """(kind, sizes, reports, match, weighted, chunk_size), each thing beside the plainest of the others."""
-    for kind, sizes in itertools.product(("sigmoid", "softmax"), SIZES):
-        for reports, weighted in itertools.product(REPORTS, (False, True)):
-            yield kind, sizes, reports, "text", weighted, 3
+    kinds = ("sigmoid", "softmax")
+    for kind, reports, weighted in itertools.product(kinds, ("all have reports", "none has one"), (False, True)):
+        yield kind, "one row", reports, "text", weighted, 3
+    for kind, sizes in itertools.product(kinds, ("equal", "unequal")):
+        for reports in REPORTS:
+            yield kind, sizes, reports, "text", False, 3
+        for reports in ("the last has the only one", "none has one"):
+            yield kind, sizes, reports, "text", True, 3
         for match in matches():
             yield kind, sizes, "some have none", match, True, 3
         for chunk in (1, 100):
