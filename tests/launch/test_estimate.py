@@ -40,8 +40,11 @@ VARIANTS = [
     ("video_encoder.freeze=1.0", "text_encoder.freeze=1.0"),
     ("video_encoder.freeze=0.25", "video_encoder.checkpoint_activations=true", "video_encoder.depth=4"),
     ("data.unit=study", "data.num_videos=3", "contrastive.level=study", "captioning.level=clip"),
-    ("data.unit=study", "data.num_videos=2", "contrastive.level=clip", "captioning.level=study"),
-]
+    (
+        "data.unit=study", "data.num_videos=2", "contrastive.level=clip", "captioning.level=study",
+        "contrastive.severity_weight=0.5",
+    ),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
