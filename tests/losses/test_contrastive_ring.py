@@ -151,7 +151,7 @@ def outcomes(tmp_path_factory):
     ]
     try:
         alone = {case: [run_case(case, 0, 1)] for case in cases()} | {name: [count(name, 0, 1)] for name in counted()}
-        errors = [process.communicate(timeout=120)[1] for process in running]
+        errors = [process.communicate(timeout=600)[1] for process in running]
     finally:
         for process in running:
             process.kill()

@@ -143,7 +143,7 @@ def outcomes(tiny_config, tiny_model, random_batch, tmp_path_factory):
     ]
     try:
         ones = {name: run_case(case, 0, 1) for name, case in cases.items()}
-        errors = [process.communicate(timeout=120)[1] for process in running]
+        errors = [process.communicate(timeout=600)[1] for process in running]
     finally:
         for process in running:
             process.kill()
