@@ -44,6 +44,8 @@ def test_an_unknown_key_names_the_nearest_known_one(assignment, nearest):
         ("contrastive.loss_type=hinge", "'sigmoid' or 'softmax'"),
         ("contrastive.positives=patient", "text, study, text_or_study or module:function, got 'patient'"),
         ("contrastive.chunk_size=0", "chunk_size.*greater than 0"),
+        ("contrastive.severity_weight=-0.5", "severity_weight.*greater than or equal to 0, got -0.5"),
+        ("contrastive.severity_weight=.inf", "severity_weight.*finite"),
         ("contrastive.logit_bias=much", "logit_bias.*'auto'.*much"),
         ("loss.weights.captioning=-0.1", "loss.weights.captioning.*greater than or equal to 0"),
         ("loss.weights.distillation=1", "distillation.*less than or equal to 0"),
@@ -188,7 +190,7 @@ def test_micro_batches_are_decoded_together_while_they_are_small():
         (("data.unit=study", "data.num_videos=4", "contrastive.level=clip"), 127),
     ],
 )
-def test_the_bias_starts_at_the_odds_of_a_positive(assignments, negatives):
+def test_before_there_are_data_the_bias_starts_at_the_odds_of_one_positive_a_row(assignments, negatives):
     config = Config().override(["contrastive.logit_bias=auto", *assignments])
     assert config.logit_bias == pytest.approx(-math.log(negatives))
     assert config.override(["contrastive.logit_bias=-3.5"]).logit_bias == -3.5

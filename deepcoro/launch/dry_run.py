@@ -25,9 +25,7 @@ from deepcoro.launch.estimate import (
     GPU_RATE,
     activation_bytes,
     empty_model,
-    passes,
     state_bytes,
-    step_flops,
     time_step,
 )
 from deepcoro.launch.going_on import check_going_on
@@ -37,6 +35,7 @@ from deepcoro.launch.resources import check_resources, nodes, set_environment, s
 from deepcoro.launch.show import align, differences, indent
 from deepcoro.launch.train import resolve, run_folder, save_tokenizer
 from deepcoro.models.multitask import MultitaskModel
+from deepcoro.models.passes import passes, step_flops
 from deepcoro.models.pretrained import resolve_architecture
 from deepcoro.training.checkpoint import committed_steps, verify_checkpoint
 from deepcoro.training.optim import parameter_groups

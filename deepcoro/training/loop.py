@@ -48,7 +48,7 @@ from deepcoro.training.plan import training_plan
 from deepcoro.training.positions import PositionLog
 from deepcoro.training.sharding import gather, gather_optimizer, shard, whole
 from deepcoro.training.step import StepResult, compile_encoder, train_step
-from deepcoro.training.throughput import Startup, Throughput
+from deepcoro.training.throughput import Startup, Throughput, useful_flops
 
 _MAX_BLIND_STEPS = 10
 
@@ -122,7 +122,7 @@ class Worker:
             self.board = Board(self.run, self.step + 1)
             validation.post_results(self.board, self.run, config, validation.unposted_steps(self.run))
         self.positions = PositionLog(self.run, self.step, self.group)
-        self.throughput = Throughput(self.device)
+        self.throughput = Throughput(self.device, config.training.precision)
         self.startup.lap("model")
 
     def train(self) -> None:
@@ -163,11 +163,14 @@ class Worker:
         torch.manual_seed(int(seed))
         rates = set_learning_rates(self.optimizer, self.factor_at(self.step))
         weights = self.weights_at(self.step)
+        batches = [to_torch(batch, self.device) for batch in rows]
+        if self.step == 0:
+            self._start_bias(batches)
         result = train_step(
             self.wrapped,
             self.loss,
             self.optimizer,
-            [to_torch(batch, self.device) for batch in rows],
+            batches,
             weights,
             config.num_visible,
             training.precision,
@@ -185,11 +188,22 @@ class Worker:
             raise TrainingError(
                 f"no video could be read in {_MAX_BLIND_STEPS} steps in a row; {self.run}/problems.jsonl says why"
             )
-        self.throughput.add(training.batch_size * config.data.num_videos)
+        computed = [name for name, weight in weights.items() if weight > 0]
+        flops = useful_flops(config, self.model, rows, computed) if self.board is not None else None
+        self.throughput.add(training.batch_size * config.data.num_videos, flops)
         if self.board is not None and (self.step % training.log_every == 0 or self.step == training.num_steps):
             with self.throughput.telling():
                 self._log(self.board, result, rates, weights)
                 self.awaited = validation.post_results(self.board, self.run, config, self.awaited)
+
+    def _start_bias(self, batches: list[dict[str, Any]]) -> None:
+        """Set the sigmoid's bias by the pairs of the first batch, where the config leaves it to them."""
+        part = self.config.contrastive
+        if self.config.loss.is_used("contrastive") and (part.loss_type, part.logit_bias) == ("sigmoid", "auto"):
+            bias = self.loss.start_bias(batches)
+            if bias is not None:
+                with torch.no_grad():
+                    self.model.logit_bias.fill_(bias)
 
     def save(self) -> None:
         """A checkpoint of this step. Where it cannot be written the run says so and goes on, unless it was the last."""

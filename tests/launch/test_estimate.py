@@ -8,13 +8,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from deepcoro.launch.estimate import (
     activation_bytes,
     empty_model,
-    passes,
     state_bytes,
-    step_flops,
     synthetic_batch,
     time_step,
 )
 from deepcoro.losses.multitask import MultitaskLoss
+from deepcoro.models.passes import passes, step_flops
 from deepcoro.training.optim import build_optimizer
 from deepcoro.training.step import train_step
 
@@ -41,8 +40,11 @@ VARIANTS = [
     ("video_encoder.freeze=1.0", "text_encoder.freeze=1.0"),
     ("video_encoder.freeze=0.25", "video_encoder.checkpoint_activations=true", "video_encoder.depth=4"),
     ("data.unit=study", "data.num_videos=3", "contrastive.level=study", "captioning.level=clip"),
-    ("data.unit=study", "data.num_videos=2", "contrastive.level=clip", "captioning.level=study"),
-]
+    (
+        "data.unit=study", "data.num_videos=2", "contrastive.level=clip", "captioning.level=study",
+        "contrastive.severity_weight=0.5",
+    ),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

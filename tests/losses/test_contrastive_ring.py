@@ -21,6 +21,7 @@ WORLDS = (1, 2, 3, 4)
 SIZES = {
     "equal": {1: [12], 2: [6, 6], 3: [4, 4, 4], 4: [3, 3, 3, 3]},
     "unequal": {1: [12], 2: [11, 1], 3: [5, 0, 7], 4: [1, 6, 2, 3]},
+    "one row": {1: [1], 2: [0, 1], 3: [1, 0, 0], 4: [0, 0, 1, 0]},
 }
 ALL = [True] * 12
 REPORTS = {
@@ -72,9 +73,14 @@ def matches():
 
 def cases():
     """(kind, sizes, reports, match, weighted, chunk_size), each thing beside the plainest of the others."""
-    for kind, sizes in itertools.product(("sigmoid", "softmax"), SIZES):
+    kinds = ("sigmoid", "softmax")
+    for kind, reports, weighted in itertools.product(kinds, ("all have reports", "none has one"), (False, True)):
+        yield kind, "one row", reports, "text", weighted, 3
+    for kind, sizes in itertools.product(kinds, ("equal", "unequal")):
         for reports in REPORTS:
             yield kind, sizes, reports, "text", False, 3
+        for reports in ("the last has the only one", "none has one"):
+            yield kind, sizes, reports, "text", True, 3
         for match in matches():
             yield kind, sizes, "some have none", match, True, 3
         for chunk in (1, 100):
@@ -101,6 +107,22 @@ def run_case(case, rank, world, above=3):
     return value.detach(), [torch.zeros_like(x) if x.grad is None else x.grad for x in leaves]
 
 
+def counted():
+    """(sizes, reports, match) of what is counted."""
+    return [(sizes, reports, match) for sizes in SIZES for reports in REPORTS for match in ("text", "given")]
+
+
+def count(name, rank, world):
+    """Positives and pairs as this worker hears of them."""
+    from deepcoro.losses.contrastive import count_pairs
+
+    sizes, reports, match = name
+    begin = sum(SIZES[sizes][world][:rank])
+    mine = slice(begin, begin + SIZES[sizes][world][rank])
+    key, how = matches()[match]
+    return [x.item() for x in count_pairs(key[mine], torch.tensor(REPORTS[reports])[mine], match=how, chunk_size=3)]
+
+
 def worker(folder, rank):
     """Every case in groups of 2, 3 and 4, one after the other."""
     import torch.distributed as dist
@@ -109,6 +131,7 @@ def worker(folder, rank):
     for world in [w for w in WORLDS if rank < w and w > 1]:
         dist.init_process_group("gloo", init_method=f"file://{folder}/meet-{world}", rank=rank, world_size=world)
         outcomes[world] = {case: run_case(case, rank, world) for case in cases()}
+        outcomes[world] |= {name: count(name, rank, world) for name in counted()}
         outcomes[world] |= {kind: run_case(EACH_ITS_OWN[kind], rank, world, above=rank + 1) for kind in EACH_ITS_OWN}
         dist.barrier()
         dist.destroy_process_group()
@@ -127,8 +150,8 @@ def outcomes(tmp_path_factory):
         for rank in range(max(WORLDS))
     ]
     try:
-        alone = {case: [run_case(case, 0, 1)] for case in cases()}
-        errors = [process.communicate(timeout=120)[1] for process in running]
+        alone = {case: [run_case(case, 0, 1)] for case in cases()} | {name: [count(name, 0, 1)] for name in counted()}
+        errors = [process.communicate(timeout=600)[1] for process in running]
     finally:
         for process in running:
             process.kill()
@@ -143,11 +166,12 @@ def outcomes(tmp_path_factory):
 
 def plain(case, weight=None):
     """The papers' formulas on the joint batch, with the whole matrix: value and gradients of three times the sum."""
-    kind, _, reports, match, weighted, _ = case
+    kind, sizes, reports, match, weighted, _ = case
     *tensors, drawn = joint(weighted)
     weight = drawn if weight is None else weight
     leaves = [x.clone().requires_grad_() for x in tensors]
     told = torch.tensor(REPORTS[reports])
+    told[sum(SIZES[sizes][1]) :] = False  # rows that no worker has
     video, text, scale, bias = leaves[0][told], leaves[1][told], *leaves[2:]
     weight = torch.ones(12, dtype=torch.float64) if weight is None else weight
     weight = weight[told]
@@ -181,17 +205,34 @@ def plain(case, weight=None):
 @pytest.mark.parametrize("kind", ["sigmoid", "softmax"])
 def test_value_and_gradients_are_those_of_the_joint_batch(outcomes, world, kind):
     for case, ranks in outcomes[world].items():
-        if case in EACH_ITS_OWN or case[0] != kind:
+        if case[0] != kind or case in EACH_ITS_OWN:
             continue
         value, (video, text, scale, bias) = plain(case)
         assert abs(sum(rank[0] for rank in ranks) - value) < 1e-10, case
         for number, wanted in ((0, video), (1, text)):
             found = torch.cat([grads[number] for _, grads in ranks])
+            wanted = wanted[: len(found)]
             assert (found - wanted).abs().max() < 1e-10, (case, ["video", "text"][number])
         for number, wanted in ((2, scale), (3, bias)):
             assert abs(sum(grads[number] for _, grads in ranks) - wanted) < 1e-10, (case, "scale or bias")
-        if case[2] == "all have reports":
+        if (case[1:3] == ("one row", "all have reports") and kind == "softmax") or case[2] == "none has one":
+            assert value == 0
+            assert not any(grad.any() for grad in (video, text, scale, bias))
+        elif case[2] == "all have reports":
             assert all((grad != 0).any() for grad in (video, text, scale))
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_every_worker_hears_how_many_pairs_are_positives(outcomes, world):
+    for sizes, reports, match in counted():
+        told = torch.tensor(REPORTS[reports])
+        told[sum(SIZES[sizes][1]) :] = False
+        report = KEYS[0][told]
+        positive = report[:, None] == report
+        if match == "given":
+            positive = positive | (report[:, None] + 1 == report)
+        for found in outcomes[world][sizes, reports, match]:
+            assert found == [positive.sum().item(), int(told.sum()) ** 2]
 
 
 @pytest.mark.parametrize("world", WORLDS[1:])
