@@ -47,7 +47,7 @@ class CaptioningConfig(Section):
     dropout: Share = 0.1
     loss_type: Literal["cross_entropy"] = "cross_entropy"
     label_smoothing: Share = 0.1
-    ignore_index: int = -100
+    ignore_index: Annotated[int, Field(lt=0)] = -100  # marks what is not asked; below 0, as no word is
     chunk_size: Positive = 1024  # tokens whose logits the loss holds at once: less memory, or fewer and larger products
     max_generation_length: Positive = 128
     do_sample: bool = False

@@ -42,7 +42,8 @@ def _explain(error: ValidationError, section: type[Section]) -> str:
         if item["type"] == "extra_forbidden":
             lines.append(f"unknown key {where!r}; the nearest known is {_nearest(where, section)!r}")
         elif where:
-            lines.append(f"{where}: {item['msg']}, got {item['input']!r}")
+            got = "" if isinstance(item["input"], Mapping) else f", got {item['input']!r}"  # a section is not a value
+            lines.append(f"{where}: {item['msg'].removeprefix('Value error, ')}{got}")
         else:
             lines.append(item["msg"].removeprefix("Value error, "))
     return "\n".join(lines)

@@ -215,6 +215,10 @@ class OptimConfig(Section):
             raise ValueError(f"{name} {warmup} must be below optim.schedule_end, step {end} ({self.schedule_end})")
         if self.schedule != "step" or milestones is None or warmup is None:
             return
+        if not milestones:
+            raise ValueError(
+                "optim.schedule=step needs optim.milestones; without any the rate is optim.schedule=constant"
+            )
         if any(later <= earlier for earlier, later in pairwise([warmup, *milestones])):
             raise ValueError(
                 f"optim.milestones must rise, and follow after the warm-up of {warmup} steps; they are steps "

@@ -13,14 +13,12 @@ and their difference is taken study by study.
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import click
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from PIL import Image
 
 from deepcoro.cli import plain_errors, run_experiment
@@ -28,17 +26,14 @@ from deepcoro.config import Config
 from deepcoro.data.collate import to_torch
 from deepcoro.data.reader import UnitReader
 from deepcoro.data.tables import PreparedDataset
-from deepcoro.evaluation.intervals import Interval, paired_difference
-from deepcoro.evaluation.report import align_columns, interval_text, number_text
-from deepcoro.evaluation.rows import read_rows
-from experiments import demo
+from experiments import demo, kinds
+from experiments.kinds import F1, FALSE, HITS, MISSED
 
 DATA = Path("data/study")
 # Two views of each tree, across each other: what one shortens or lays behind another vessel, the other may show.
 VIEWS = {"left": ("LAO 35 CRA 25", "RAO 20 CAU 25"), "right": ("LAO 30 CRA 20", "RAO 30")}
 LEVELS = ("study", "clip")
-HITS, FALSE, MISSED = (f"captioning/{name}" for name in ("true_positives", "false_positives", "false_negatives"))
-F1, ACCURACY = "captioning/finding_f1", "findings/accuracy"
+ACCURACY = "findings/accuracy"
 RETRIEVAL = [f"retrieval/{way}/recall_at_{k}" for way in ("report_to_video", "video_to_report") for k in (1, 5)]
 _NUM_DRAWN = 8
 
@@ -60,46 +55,10 @@ def experiment(level: str = "study", seed: int = 0) -> Config:
 def values_of(run: Path, num_segments: int) -> pd.DataFrame:
     """The run's values, one row a test study, with the share of ``num_segments`` rightly called diseased or not; and
     what a metric is without a look at the videos, in ``attrs``."""
-    table, _ = read_rows(run, "test")
-    frame = table.to_pandas().set_index("unit_id").sort_index()
+    frame = kinds.values_of(run, [*RETRIEVAL, F1])
     frame[ACCURACY] = 1 - (frame[FALSE] + frame[MISSED]) / num_segments
-    metrics = json.loads((run / "summary_test.json").read_text())["metrics"]
-    frame.attrs = {name: metrics[name]["baseline"] for name in (*RETRIEVAL, F1)}
     frame.attrs[ACCURACY] = 1 - float((frame[HITS] + frame[MISSED]).mean()) / num_segments  # nobody is ill
     return frame
-
-
-def difference(first: list[pd.DataFrame], second: list[pd.DataFrame], name: str) -> tuple[float, float, Interval]:
-    """A metric of two kinds of runs, each over all its seeds (values by their mean, F1 by its counts together), and
-    first minus second, paired by patient."""
-
-    def sides(frames: list[pd.DataFrame]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        if name == F1:
-            above = sum(2 * frame[HITS] for frame in frames)
-            return above.to_numpy(), (above + sum(frame[FALSE] + frame[MISSED] for frame in frames)).to_numpy()
-        values = np.mean([frame[name] for frame in frames], axis=0)
-        return values, np.ones(len(values))
-
-    a, b = sides(first), sides(second)
-    patients = first[0]["patient_id"].to_numpy()
-    return float(a[0].sum() / a[1].sum()), float(b[0].sum() / b[1].sum()), paired_difference(a, b, patients)
-
-
-def tell(frames: dict[str, list[pd.DataFrame]]) -> None:
-    """Print the table: each metric, and the difference of the two levels with its interval, and by seed. The interval
-    holds the seeds as they are: a difference is told as one only if every seed has it."""
-    rows = []
-    for name in [*RETRIEVAL, F1, ACCURACY]:
-        study, clip, whole = difference(frames["study"], frames["clip"], name)
-        by_seed = [difference([a], [b], name)[2].value for a, b in zip(*frames.values(), strict=True)]
-        seeds = "  ".join(f"{value:+.3f}" for value in by_seed)
-        without = number_text(frames["study"][0].attrs[name])
-        found = (*map(number_text, (study, clip)), without, number_text(whole.value))
-        agree = whole.excludes(0) and len({value > 0 for value in by_seed}) == 1
-        rows.append((name, *found, interval_text(whole.low, whole.high), seeds, "yes" if agree else "no"))
-    header = ("metric", "study", "clip", "baseline", "study - clip", "95% interval", "by seed", "a difference")
-    print(align_columns(header, rows, (False, True, True, True, True, True, False, False)))
-    print("Baselines: chance; the same segments always; nobody is ill. Intervals are over patients, paired.")
 
 
 def draw_attention(run: Path, to: Path) -> None:
@@ -137,7 +96,8 @@ def main(assignments: tuple[str, ...], seeds: int, num_studies: int) -> None:
                 evaluate(run, split="test")
                 frames[level].append(values_of(run, sum(map(len, preset.segments.values()))))
                 draw_attention(run, run / "attention.png")
-        tell(frames)
+        print(kinds.format_differences(frames, [*RETRIEVAL, F1, ACCURACY]))
+        print("Baselines: chance; the same segments always; nobody is ill. Intervals are over patients, paired.")
 
 
 if __name__ == "__main__":

@@ -187,7 +187,7 @@ def test_micro_batches_are_decoded_together_while_they_are_small():
         (("data.unit=study", "data.num_videos=4", "contrastive.level=clip"), 127),
     ],
 )
-def test_the_bias_starts_at_the_odds_of_a_positive(assignments, negatives):
+def test_before_there_are_data_the_bias_starts_at_the_odds_of_one_positive_a_row(assignments, negatives):
     config = Config().override(["contrastive.logit_bias=auto", *assignments])
     assert config.logit_bias == pytest.approx(-math.log(negatives))
     assert config.override(["contrastive.logit_bias=-3.5"]).logit_bias == -3.5

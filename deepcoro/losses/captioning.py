@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_MOST_IN_FP16 = 1024  # tokens: a sum of more slopes of one word could go beyond what 16 bits hold
+
 
 def caption_targets(
     input_ids: Tensor, text_length: Tensor, prefix_length: Tensor, has_report: Tensor, ignore_index: int = -100
@@ -51,13 +53,17 @@ def chunked_captioning_loss(
 
     Tokens that are not asked are left out before anything is computed. A chunk's logits are made, and at once turned
     into its share of the loss and of both gradients: they are neither kept nor made a second time, so that time is that
-    of the plain way. Memory beyond inputs and gradients is that of two blocks [chunk_size, V] in single precision.
+    of the plain way. Memory beyond inputs and gradients is that of two blocks [chunk_size, V] in single precision, of
+    two more matrices [V, D] (a product that is added to the weight's gradient, and the weight in half precision), and
+    of the asked rows of ``hidden``. In fp16 no more than 1,024 tokens are taken at a time: their sum in the weight's
+    gradient is made in 16 bits.
 
     ``hidden`` [B, L-1, D], normalised, in the precision that logits are to be multiplied in; ``weight`` [V, D];
     ``targets`` [B, L-1]. Softmax and sum are in single precision or better. It can be differentiated once.
 
     Raises:
-        ValueError: the shapes do not belong together, or ``chunk_size`` is below 1.
+        ValueError: the shapes do not belong together, ``chunk_size`` is below 1, ``label_smoothing`` outside [0, 1], or
+            a target that is asked is no word of the vocabulary.
     """
     if hidden.shape[:-1] != targets.shape or hidden.shape[-1:] != weight.shape[1:]:
         raise ValueError(
@@ -66,10 +72,20 @@ def chunked_captioning_loss(
         )
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be 1 or more, got {chunk_size}")
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing must be from 0 to 1, got {label_smoothing}")
     asked = targets != ignore_index
+    words = targets[asked]
+    if len(words) and not 0 <= (ends := torch.stack(words.aminmax()).tolist())[0] <= ends[1] < len(weight):
+        raise ValueError(
+            f"targets are words {ends[0]} to {ends[1]}, and the vocabulary has {len(weight)}; the tokenizer and "
+            f"captioning.vocab_size do not belong together, or ignore_index is not {ignore_index}"
+        )
     if not torch.is_grad_enabled():  # which the function below cannot see
         hidden, weight = hidden.detach(), weight.detach()
-    total: Tensor = _ChunkedCrossEntropy.apply(hidden[asked], weight, targets[asked], label_smoothing, chunk_size)
+    if hidden.dtype == torch.float16:
+        chunk_size = min(chunk_size, _MOST_IN_FP16)
+    total: Tensor = _ChunkedCrossEntropy.apply(hidden[asked], weight, words, label_smoothing, chunk_size)
     return total
 
 
@@ -105,6 +121,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 torch.addmm(for_weight, slope.T, rows, out=for_weight)
             elif for_weight is not None:
                 for_weight += slope.T @ rows
+            del logs, slope  # or they would live on beside those of the next chunk
         ctx.save_for_backward(for_hidden, for_weight)
         return total
 

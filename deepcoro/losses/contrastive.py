@@ -16,17 +16,21 @@ K numbers that tell a row.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from deepcoro.losses.positives import Match, same_key
 from deepcoro.losses.ring import Ring
+
+_Computation = TypeVar("_Computation", bound=Callable[..., Any])
 
 CHUNK_SIZE = 512
 _LINEAR = 40.0  # from here on log(1 + exp(x)) is x, even in double precision
@@ -54,16 +58,17 @@ def sigmoid_loss(
         video, text: [B, E] of length 1.
         key: [B] or [B, K] int64, what ``match`` compares.
         has_report: [B] bool.
-        logit_scale, logit_bias: one number each.
+        logit_scale, logit_bias: one number each, of any shape.
         match: keys of rows and of columns -> which pairs are positives, bool [B, c].
-        weight: [B], 0 or more, what the terms of a row count: a pair counts the mean of its video's and its text's.
+        weight: [B], 0 or more, what the terms of a row count: a pair counts the mean of its video's and its text's. No
+            gradient goes into it.
         chunk_size: columns at a time.
 
     Raises:
         ValueError: shapes that do not belong together, or ``chunk_size`` below 1.
     """
     video, text, pairs = _pair(video, text, key, has_report, match, weight, chunk_size)
-    scale, bias = (x.to(video.dtype) for x in (logit_scale, logit_bias))
+    scale, bias = _number(logit_scale, video), _number(logit_bias, video)
     learns = torch.is_grad_enabled() and any(x.requires_grad for x in (video, text, scale, bias))
     return _SigmoidSum.apply(video, text, scale, bias, pairs, learns)
 
@@ -87,10 +92,33 @@ def softmax_loss(
     multiplies its two terms; and a row for which ``match`` leaves no positive has no term.
     """
     video, text, pairs = _pair(video, text, key, has_report, match, weight, chunk_size)
-    return _SoftmaxSum.apply(video, text, logit_scale.to(video.dtype), pairs)
+    return _SoftmaxSum.apply(video, text, _number(logit_scale, video), pairs)
 
 
 CONTRASTIVE_LOSSES = {"sigmoid": sigmoid_loss, "softmax": softmax_loss}
+
+
+@torch.no_grad()
+def count_pairs(
+    key: Tensor, has_report: Tensor, *, match: Match = same_key, chunk_size: int = CHUNK_SIZE
+) -> tuple[Tensor, Tensor]:
+    """Positives, and all pairs, of the rows with report of all workers; every worker must take part.
+
+    Arguments are those of ``sigmoid_loss``; the numbers are float64 [], the same on all workers.
+    """
+    key = key[has_report]
+    pairs = _Pairs(key, None, match, chunk_size, Ring(len(key), key.device))
+    counts = torch.zeros(2, dtype=torch.float64, device=key.device)
+
+    def add(columns: Sequence[Tensor], _: Sequence[Tensor]) -> None:
+        for (piece,) in pairs.pieces(columns):
+            positive = pairs.positive(piece)
+            counts.add_(torch.stack([positive.sum(), counts.new_tensor(positive.numel())]))
+
+    pairs.ring.go_round([key], [], add)
+    if pairs.ring.world > 1:
+        dist.all_reduce(counts)
+    return counts[0], counts[1]
 
 
 @dataclass(frozen=True)
@@ -108,6 +136,13 @@ class _Pairs:
         for begin in range(0, len(columns[0]), self.chunk_size):
             yield [x[begin : begin + self.chunk_size] for x in columns]
 
+    def positive(self, key: Tensor) -> Tensor:
+        """Which pairs of this worker's rows and of columns are positives, bool [B, c]."""
+        found, expected = self.match(self.key, key), (len(self.key), len(key))
+        if found.dtype != torch.bool or found.shape != expected:
+            raise ValueError(f"expected positives as bool {[*expected]}, got {found.dtype} {[*found.shape]}")
+        return found
+
 
 def _pair(
     video: Tensor,
@@ -124,6 +159,8 @@ def _pair(
     for name, x in (("key", key), ("has_report", has_report), ("weight", weight)):
         if x is not None and len(x) != len(video):
             raise ValueError(f"expected {name} of {len(video)} rows, got {[*x.shape]}")
+    if weight is not None and weight.ndim != 1:
+        raise ValueError(f"expected one weight a row, [{len(video)}], got {[*weight.shape]}")
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be 1 or more, got {chunk_size}")
     told = has_report.nonzero().squeeze(1)
@@ -136,8 +173,27 @@ def _pair(
     return video.to(precise), text.to(precise), pairs
 
 
+def _number(x: Tensor, like: Tensor) -> Tensor:
+    """One number, as a tensor [] in the precision of ``like``."""
+    if x.numel() != 1:
+        raise ValueError(f"expected one logit scale and one bias, got {[*x.shape]}")
+    return x.to(like.dtype).reshape(())
+
+
+def _outside_autocast(compute: _Computation) -> _Computation:
+    """Products in the precision of what they are made of, whatever region the loss, or its backward, is called in."""
+
+    @functools.wraps(compute)
+    def run(ctx: Any, first: Tensor, *more: Any) -> Any:
+        with torch.autocast(first.device.type, enabled=False):
+            return compute(ctx, first, *more)
+
+    return cast(_Computation, run)
+
+
 class _SigmoidSum(torch.autograd.Function):
     @staticmethod
+    @_outside_autocast
     def forward(
         ctx: Any, video: Tensor, text: Tensor, scale: Tensor, bias: Tensor, pairs: _Pairs, learns: bool
     ) -> Tensor:
@@ -146,7 +202,7 @@ class _SigmoidSum(torch.autograd.Function):
 
         def add(columns: Sequence[Tensor], carried: Sequence[Tensor]) -> None:
             for piece, key, *more in pairs.pieces([*columns, *carried]):
-                away = torch.where(pairs.match(pairs.key, key), -1.0, 1.0)  # -z
+                away = torch.where(pairs.positive(key), -1.0, 1.0)  # -z
                 miss = torch.addmm(bias, scaled, piece.T).mul_(away)
                 terms = F.softplus(miss, threshold=_LINEAR)
                 total.add_(half[0] @ terms.sum(dim=1) + terms.sum(dim=0) @ more[0] if half else terms.sum())
@@ -167,6 +223,7 @@ class _SigmoidSum(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @_outside_autocast
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad = ctx.ring.agreed(grad)
         return (*(grad * x for x in ctx.saved_tensors), None, None)
@@ -177,6 +234,7 @@ class _SoftmaxSum(torch.autograd.Function):
     it from worker to worker."""
 
     @staticmethod
+    @_outside_autocast
     def forward(ctx: Any, video: Tensor, text: Tensor, scale: Tensor, pairs: _Pairs) -> Tensor:
         scaled = scale * video
 
@@ -188,7 +246,7 @@ class _SoftmaxSum(torch.autograd.Function):
         def add(columns: Sequence[Tensor], carried: Sequence[Tensor]) -> None:
             for piece, key, *of_columns in pairs.pieces([*columns, *carried]):
                 logits = scaled @ piece.T
-                positive = pairs.match(pairs.key, key).to(logits.dtype)
+                positive = pairs.positive(key).to(logits.dtype)
                 true = logits * positive
                 for dim, (seen, score, number) in ((1, of_rows), (0, of_columns)):
                     seen.copy_(torch.logaddexp(seen, logits.logsumexp(dim=dim)))
@@ -207,6 +265,7 @@ class _SoftmaxSum(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @_outside_autocast
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         pairs: _Pairs = ctx.pairs
         video, text, scale, seen_rows, num_rows, seen_texts, num_texts = ctx.saved_tensors
@@ -224,7 +283,7 @@ class _SoftmaxSum(torch.autograd.Function):
                 logits = scaled @ piece.T
                 change = (logits - seen_rows[:, None]).exp_().mul_(factor)
                 change += logits.sub_(seen).exp_().mul_(other_factor)
-                change -= torch.where(pairs.match(pairs.key, key), share + other_share, 0)
+                change -= torch.where(pairs.positive(key), share + other_share, 0)
                 grad_video.addmm_(change, piece)
                 grad_text.addmm_(change.T, scaled)
 

@@ -15,7 +15,7 @@ from deepcoro.config import Config
 from deepcoro.config_training import first_step
 from deepcoro.levels import rows_at_level
 from deepcoro.losses.captioning import caption_targets, captioning_loss, chunked_captioning_loss
-from deepcoro.losses.contrastive import CHUNK_SIZE, CONTRASTIVE_LOSSES
+from deepcoro.losses.contrastive import CHUNK_SIZE, CONTRASTIVE_LOSSES, count_pairs
 from deepcoro.losses.masked_modeling import masked_modeling_loss
 from deepcoro.losses.positives import find_match, keys_of
 
@@ -131,6 +131,15 @@ class MultitaskLoss(nn.Module):
             chunk_size=self.contrastive_chunk_size,
         )
 
+    def start_bias(self, batches: Sequence[Mapping[str, Any]]) -> float | None:
+        """-log(negatives / positives) of all workers' ``batches``: where a sigmoid whose logits are the bias alone
+        costs least. ``None`` where they have not both. Every worker must take part."""
+        rows = [self._rows(batch, "contrastive") for batch in batches]
+        keys, told = (torch.cat(x) for x in zip(*((keys_of(r, self.keys), r["has_report"]) for r in rows), strict=True))
+        found = count_pairs(keys, told, match=self.match, chunk_size=self.contrastive_chunk_size)
+        positives, pairs = (number.item() for number in found)
+        return math.log(positives / (pairs - positives)) if 0 < positives < pairs else None
+
     def forward(self, out: Mapping[str, Tensor], batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Mean of each loss over one batch on one worker, and their weighted ``total``."""
         num_hidden = out["prediction"].shape[1] if "prediction" in out else 0
@@ -168,8 +177,8 @@ def check_weights(weights: Mapping[str, float]) -> None:
     for name, weight in weights.items():
         if name not in DEFAULT_WEIGHTS:
             raise ValueError(f"unknown loss {name!r}; known are {', '.join(DEFAULT_WEIGHTS)}")
-        if not weight >= 0:
-            raise ValueError(f"the weight of loss {name!r} must be 0 or more, got {weight}")
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"the weight of loss {name!r} must be 0 or more, and finite, got {weight}")
 
 
 @dataclass(frozen=True)

@@ -47,13 +47,16 @@ def find_match(name: str) -> tuple[tuple[str, ...], Match]:
         keys = _KEYS[name]
         return keys, same_key if len(keys) == 1 else any_same_key
     module, _, function = name.partition(":")
+    unknown = (
+        f"contrastive.positives {name!r} is none of {', '.join(_KEYS)} and no module:function that can be imported"
+    )
     try:
-        return _KEYS["text_or_study"], attrgetter(function)(importlib.import_module(module))
+        found = attrgetter(function)(importlib.import_module(module))
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"contrastive.positives {name!r} is none of {', '.join(_KEYS)} and no module:function that can be "
-            f"imported: {error}"
-        ) from error
+        raise ConfigError(f"{unknown}: {error}") from error
+    if not callable(found):
+        raise ConfigError(f"{unknown}: it is a {type(found).__name__}")
+    return _KEYS["text_or_study"], found
 
 
 def keys_of(rows: Mapping[str, Any], names: tuple[str, ...]) -> Tensor:

@@ -171,11 +171,14 @@ class Worker:
         torch.manual_seed(int(seed))
         rates = set_learning_rates(self.optimizer, self.factor_at(self.step))
         weights = self.weights_at(self.step)
+        batches = [to_torch(batch, self.device) for batch in rows]
+        if self.step == 0:
+            self._start_bias(batches)
         result = train_step(
             self.wrapped,
             self.loss,
             self.optimizer,
-            [to_torch(batch, self.device) for batch in rows],
+            batches,
             weights,
             config.num_visible,
             training.precision,
@@ -200,6 +203,15 @@ class Worker:
             with self.throughput.telling():
                 self._log(self.board, result, rates, weights)
                 self.awaited = validation.post_results(self.board, self.run, config, self.awaited)
+
+    def _start_bias(self, batches: list[dict[str, Any]]) -> None:
+        """Set the sigmoid's bias by the pairs of the first batch, where the config leaves it to them."""
+        part = self.config.contrastive
+        if self.config.loss.is_used("contrastive") and (part.loss_type, part.logit_bias) == ("sigmoid", "auto"):
+            bias = self.loss.start_bias(batches)
+            if bias is not None:
+                with torch.no_grad():
+                    self.model.logit_bias.fill_(bias)
 
     def save(self) -> None:
         """A checkpoint of this step. Where it cannot be written the run says so and goes on, unless it was the last."""

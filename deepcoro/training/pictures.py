@@ -18,6 +18,7 @@ from torch import Tensor
 from deepcoro.config import Config
 from deepcoro.data.text import ReportTokenizer
 from deepcoro.evaluation.units import embed_unit_texts, write_texts
+from deepcoro.losses.positives import find_match, keys_of
 from deepcoro.models.layers import AttentionPool, gather_tokens
 from deepcoro.models.multitask import MultitaskModel
 from deepcoro.models.video_encoder import patchify, unpatchify
@@ -142,8 +143,9 @@ def _similarity(model: MultitaskModel, batch: dict[str, Any], tokens: Tensor) ->
         return None
     video = model.embed_units(tokens, batch["valid"], model.views_at(batch))[told]
     text = embed_unit_texts(model, batch)[told]
-    key = batch["report_key"][told]
-    return similarity_picture((video @ text.T).cpu().numpy(), (key[:, None] == key).cpu().numpy())
+    names, match = find_match(model.config.contrastive.positives)
+    keys = keys_of(batch, names)[told]
+    return similarity_picture((video @ text.T).cpu().numpy(), match(keys, keys).cpu().numpy())
 
 
 def attention_picture(clips: np.ndarray, weights: np.ndarray) -> np.ndarray:

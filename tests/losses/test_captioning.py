@@ -1,8 +1,11 @@
 """Cross-entropy of the tokens that are asked for, and of no others."""
 
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from deepcoro.losses.captioning import caption_targets, captioning_loss, chunked_captioning_loss
 
@@ -170,3 +173,83 @@ def test_in_chunks_shapes_that_do_not_fit_are_refused():
         chunked_captioning_loss(hidden, weight, targets[:, :4])
     with pytest.raises(ValueError, match="chunk_size must be 1 or more, got 0"):
         chunked_captioning_loss(hidden, weight, targets, chunk_size=0)
+
+
+class Alive(TorchDispatchMode):
+    """Counts the tensors of at least ``size`` elements that are alive at once, and the matrix products."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size, self.alive, self.most, self.largest, self.products = size, [], 0, 0, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        self.products += function in (torch.ops.aten.mm.default, torch.ops.aten.addmm.out)
+        for tensor in made if isinstance(made, tuple) else (made,):
+            if isinstance(tensor, torch.Tensor) and tensor.numel() >= self.size:
+                self.largest = max(self.largest, tensor.numel())
+                self.alive.append(weakref.ref(tensor.untyped_storage()))
+        self.alive = [x for x in self.alive if x() is not None]
+        self.most = max(self.most, len({id(x()) for x in self.alive}))
+        return made
+
+
+def test_in_chunks_no_more_than_two_blocks_of_logits_are_there_at_once():
+    """Words outnumber everything else here, so that a tensor of 5 x V numbers can only be made of logits."""
+    vocabulary, width, chunk = 4000, 3, 5
+    chance = torch.Generator().manual_seed(0)
+    hidden = torch.randn(4, 10, width, generator=chance).requires_grad_()
+    weight = torch.randn(vocabulary, width, generator=chance).requires_grad_()
+    targets = torch.randint(0, vocabulary, (4, 10), generator=chance)
+    with Alive(chunk * vocabulary) as chunked:
+        chunked_captioning_loss(hidden, weight, targets, 0.1, chunk_size=chunk).backward()
+    assert chunked.largest == chunk * vocabulary and chunked.most == 2
+    with Alive(chunk * vocabulary) as plain:
+        captioning_loss(hidden @ weight.T, targets, 0.1).backward()
+    assert plain.largest == 40 * vocabulary  # what it is spared
+
+
+@pytest.mark.parametrize("learns", [False, True])
+def test_in_chunks_gradients_are_made_only_where_they_are_wanted(learns):
+    hidden, weight = states()
+    with torch.set_grad_enabled(learns), Alive(1) as watched:
+        value = chunked_captioning_loss(hidden, weight, caption_targets(IDS, LENGTH, PREFIX, REPORT), 0.1, chunk_size=4)
+    assert value.requires_grad == learns
+    assert watched.products == (9 if learns else 3)  # of 9 tokens in 3 chunks: logits, and both gradients
+
+
+def test_in_chunks_a_second_derivative_is_refused():
+    hidden, weight = states()
+    value = chunked_captioning_loss(hidden, weight, caption_targets(IDS, LENGTH, PREFIX, REPORT), 0.1)
+    (slope,) = torch.autograd.grad(value * value, hidden, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
+
+
+def test_in_chunks_half_precision_sums_of_many_slopes_stay_finite():
+    """16,384 tokens of one word whose hidden states agree in one number: more than fp16 holds, added up."""
+    chance = torch.Generator().manual_seed(0)
+    hidden = torch.randn(1, 16384, 8, generator=chance)
+    hidden[..., 0] += 6
+    weight, targets = torch.randn(50, 8, generator=chance) / 20, torch.zeros(1, 16384, dtype=torch.long)
+    ours, plain = weight.clone().requires_grad_(), weight.clone().requires_grad_()
+    chunked_captioning_loss(hidden.half(), ours, targets, 0.0, chunk_size=16384).backward()
+    captioning_loss(hidden @ plain.T, targets, 0.0).backward()
+    assert plain.grad.abs().max() > 65504
+    assert torch.allclose(ours.grad, plain.grad, rtol=0.01, atol=50)
+
+
+@pytest.mark.parametrize("word", [VOCABULARY, -1])
+def test_in_chunks_a_target_that_is_no_word_is_refused(word):
+    hidden, weight = states()
+    targets = caption_targets(IDS, LENGTH, PREFIX, REPORT)
+    targets[0, 0] = word
+    with pytest.raises(ValueError, match=f"the vocabulary has {VOCABULARY}"):
+        chunked_captioning_loss(hidden, weight, targets)
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.5])
+def test_in_chunks_a_smoothing_that_is_no_share_is_refused(smoothing):
+    hidden, weight = states()
+    with pytest.raises(ValueError, match="label_smoothing must be from 0 to 1"):
+        chunked_captioning_loss(hidden, weight, caption_targets(IDS, LENGTH, PREFIX, REPORT), smoothing)

@@ -6,9 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from deepcoro.config import Config
 from deepcoro.config_contrastive import POSITIVES
 from deepcoro.errors import ConfigError
-from deepcoro.losses.contrastive import sigmoid_loss, softmax_loss
+from deepcoro.losses.contrastive import count_pairs, sigmoid_loss, softmax_loss
 from deepcoro.losses.positives import find_match, keys_of, same_key
 
 
@@ -193,3 +194,82 @@ def test_positives_that_are_not_there_are_refused():
             find_match(name)
     with pytest.raises(ValueError, match="no study_key"):
         keys_of({"report_key": torch.zeros(2)}, ("report_key", "study_key"))
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["sigmoid", "softmax"])
+def test_an_autocast_region_changes_nothing(kind, half):
+    """Logits of scale 100 would be off by 0.4 in bfloat16; nor may backward, called in the region, round anything."""
+    loss, key, told = (
+        {"sigmoid": sigmoid_loss, "softmax": softmax_loss}[kind],
+        torch.arange(40) // 2,
+        torch.ones(40) > 0,
+    )
+    inside, outside = ([x.detach().float() for x in pairs(40, 8)] for _ in range(2))
+    for x in (*inside, *outside):
+        x.requires_grad_()
+    with torch.autocast("cpu", half):
+        value = loss(*inside[:2], key, told, 100 * inside[2], inside[3])
+        value.backward()
+    wanted = loss(*outside[:2], key, told, 100 * outside[2], outside[3])
+    wanted.backward()
+    assert value.dtype == torch.float32 and torch.equal(value, wanted)
+    for x, y in zip(inside, outside, strict=True):
+        assert (x.grad is None) == (y.grad is None) and (x.grad is None or torch.equal(x.grad, y.grad))
+
+
+@pytest.mark.parametrize("loss", [sigmoid_loss, softmax_loss])
+def test_scale_and_bias_may_be_lists_of_one(loss):
+    key, told = torch.arange(6), torch.ones(6) > 0
+    ours, plain = pairs(), pairs()
+    scale, bias = (x.detach().reshape(1).requires_grad_() for x in ours[2:])
+    loss(*ours[:2], key, told, scale, bias).backward()
+    loss(*plain[:2], key, told, *plain[2:]).backward()
+    assert scale.grad.shape == (1,) and torch.equal(scale.grad[0], plain[2].grad)
+    with pytest.raises(ValueError, match=r"one logit scale and one bias, got \[6, 1\]"):
+        loss(*ours[:2], key, told, torch.ones(6, 1), bias)
+
+
+@pytest.mark.parametrize("loss", [sigmoid_loss, softmax_loss])
+def test_a_second_derivative_is_refused(loss):
+    video, text, scale, bias = pairs()
+    value = loss(video, text, torch.arange(6), torch.ones(6) > 0, scale, bias)
+    (slope,) = torch.autograd.grad(value * value, scale, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.backward()
+
+
+@pytest.mark.parametrize(
+    "match", [lambda rows, columns: rows[:, None] == rows[:, None], lambda rows, columns: torch.eye(6).double()]
+)
+@pytest.mark.parametrize("loss", [sigmoid_loss, softmax_loss])
+def test_positives_that_are_no_mask_of_the_pairs_are_refused(loss, match):
+    video, text, scale, bias = pairs()
+    with pytest.raises(ValueError, match=r"expected positives as bool \[6, 6\], got "):
+        loss(video, text, torch.arange(6), torch.ones(6) > 0, scale, bias, match=match)
+
+
+def test_weights_of_another_shape_are_refused():
+    video, text, scale, _ = pairs()
+    with pytest.raises(ValueError, match=r"one weight a row, \[6\], got \[6, 1\]"):
+        softmax_loss(video, text, torch.arange(6), torch.ones(6) > 0, scale, weight=torch.ones(6, 1))
+
+
+def test_pairs_are_counted():
+    key = torch.tensor([1, 2, 1, 3, 3, 3])
+    told = torch.tensor([True, True, True, True, True, False])
+    assert [x.item() for x in count_pairs(key, told)] == [4 + 1 + 4, 25]
+    assert [x.item() for x in count_pairs(key, told, chunk_size=2)] == [9, 25]
+    assert [x.item() for x in count_pairs(key, ~told & False)] == [0, 0]
+
+
+@pytest.mark.parametrize("given", ["os:sep", "os:nothing", "nowhere.at.all:thing"])
+def test_pairs_of_ones_own_that_are_no_function_are_refused(given):
+    with pytest.raises(ConfigError, match="no module:function that can be imported"):
+        find_match(given)
+
+
+@pytest.mark.parametrize("given", [":", "a:", ":b", "text:", "a b:c", "txt"])
+def test_positives_that_name_nothing_are_refused_by_the_config(given):
+    with pytest.raises(ConfigError, match=r"contrastive\.positives must be text, study, text_or_study or module:func"):
+        Config(contrastive={"positives": given})

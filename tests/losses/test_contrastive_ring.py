@@ -101,6 +101,22 @@ def run_case(case, rank, world, above=3):
     return value.detach(), [torch.zeros_like(x) if x.grad is None else x.grad for x in leaves]
 
 
+def counted():
+    """(sizes, reports, match) of what is counted."""
+    return [(sizes, reports, match) for sizes in SIZES for reports in REPORTS for match in ("text", "given")]
+
+
+def count(name, rank, world):
+    """Positives and pairs as this worker hears of them."""
+    from deepcoro.losses.contrastive import count_pairs
+
+    sizes, reports, match = name
+    begin = sum(SIZES[sizes][world][:rank])
+    mine = slice(begin, begin + SIZES[sizes][world][rank])
+    key, how = matches()[match]
+    return [x.item() for x in count_pairs(key[mine], torch.tensor(REPORTS[reports])[mine], match=how, chunk_size=3)]
+
+
 def worker(folder, rank):
     """Every case in groups of 2, 3 and 4, one after the other."""
     import torch.distributed as dist
@@ -109,6 +125,7 @@ def worker(folder, rank):
     for world in [w for w in WORLDS if rank < w and w > 1]:
         dist.init_process_group("gloo", init_method=f"file://{folder}/meet-{world}", rank=rank, world_size=world)
         outcomes[world] = {case: run_case(case, rank, world) for case in cases()}
+        outcomes[world] |= {name: count(name, rank, world) for name in counted()}
         outcomes[world] |= {kind: run_case(EACH_ITS_OWN[kind], rank, world, above=rank + 1) for kind in EACH_ITS_OWN}
         dist.barrier()
         dist.destroy_process_group()
@@ -127,7 +144,7 @@ def outcomes(tmp_path_factory):
         for rank in range(max(WORLDS))
     ]
     try:
-        alone = {case: [run_case(case, 0, 1)] for case in cases()}
+        alone = {case: [run_case(case, 0, 1)] for case in cases()} | {name: [count(name, 0, 1)] for name in counted()}
         errors = [process.communicate(timeout=120)[1] for process in running]
     finally:
         for process in running:
@@ -181,7 +198,7 @@ def plain(case, weight=None):
 @pytest.mark.parametrize("kind", ["sigmoid", "softmax"])
 def test_value_and_gradients_are_those_of_the_joint_batch(outcomes, world, kind):
     for case, ranks in outcomes[world].items():
-        if case in EACH_ITS_OWN or case[0] != kind:
+        if case[0] != kind or case in EACH_ITS_OWN:
             continue
         value, (video, text, scale, bias) = plain(case)
         assert abs(sum(rank[0] for rank in ranks) - value) < 1e-10, case
@@ -192,6 +209,18 @@ def test_value_and_gradients_are_those_of_the_joint_batch(outcomes, world, kind)
             assert abs(sum(grads[number] for _, grads in ranks) - wanted) < 1e-10, (case, "scale or bias")
         if case[2] == "all have reports":
             assert all((grad != 0).any() for grad in (video, text, scale))
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_every_worker_hears_how_many_pairs_are_positives(outcomes, world):
+    for sizes, reports, match in counted():
+        told = torch.tensor(REPORTS[reports])
+        report = KEYS[0][told]
+        positive = report[:, None] == report
+        if match == "given":
+            positive = positive | (report[:, None] + 1 == report)
+        for found in outcomes[world][sizes, reports, match]:
+            assert found == [positive.sum().item(), int(told.sum()) ** 2]
 
 
 @pytest.mark.parametrize("world", WORLDS[1:])

@@ -200,9 +200,25 @@ def test_captions_in_chunks_are_those_of_logits():
     assert found[0] != pytest.approx(CAPTIONING, rel=1e-2)
 
 
-def test_weights_named_at_one_end_only_keep_their_default_or_are_refused():
-    try:
-        weights = LossWeightScheduler({"captioning": 0.5}, {"contrastive": 2.0}).weights(20_000)
-    except ValueError:
-        return
-    assert weights["contrastive"] == 2.0
+def test_both_ends_of_a_schedule_name_the_same_losses():
+    with pytest.raises(ValueError, match=r"same losses, got \['captioning'\] and \['contrastive'\]"):
+        LossWeightScheduler({"captioning": 0.5}, {"contrastive": 2.0})
+
+
+def test_the_bias_starts_where_it_alone_costs_least():
+    """-log(negatives / positives) of the pairs of several micro-batches: 6 rows, two of which share a text."""
+    parts = [
+        {"report_key": torch.tensor(keys), "has_report": torch.tensor(told)}
+        for keys, told in (([1, 2, 3, 9], [True, True, True, False]), ([4, 1, 5], [True, True, True]))
+    ]
+    loss = MultitaskLoss()
+    bias = loss.start_bias(parts)
+    assert bias == pytest.approx(-math.log((36 - 8) / 8))
+
+    def cost(b):
+        return 8 * math.log(1 + math.exp(-b)) + 28 * math.log(1 + math.exp(b))
+
+    assert cost(bias) < min(cost(bias - 0.01), cost(bias + 0.01))
+    one = [{"report_key": torch.tensor([1, 1]), "has_report": torch.tensor([True, True])}]
+    assert loss.start_bias(one) is None  # no negatives
+    assert loss.start_bias([one[0] | {"has_report": torch.tensor([False, False])}]) is None
