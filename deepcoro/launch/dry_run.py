@@ -197,8 +197,8 @@ def _say_model(model: MultitaskModel) -> None:
 def _say_costs(plan: _Plan, model: MultitaskModel) -> None:
     config, training = plan.config, plan.config.training
     rows, part = config.micro_batch_size, passes(config, model, plan.text_tokens)
-    resources = config.resources
-    state = state_bytes(model, training.precision, resources.num_workers, resources.sharding == "full")
+    has_average, sharded = training.ema_decay is not None, config.resources.sharding == "full"
+    state = state_bytes(model, training.precision, config.resources.num_workers, has_average, sharded)
     memory = state | {"activations": activation_bytes(part, rows, training.precision)}
     if not config.resources.use_gpu:
         memory["Python and torch"] = _PROCESS_BYTES
@@ -215,7 +215,7 @@ def _say_costs(plan: _Plan, model: MultitaskModel) -> None:
     print(f"  {left} steps left: {left * seconds / 3600:.3g} hours, without validation and waiting for data\n")
 
     in_one = state_bytes(model, training.precision, num_workers=1)
-    checkpoint = in_one["weights"] + in_one["optimizer"]
+    checkpoint = in_one["weights"] * (1 + has_average) + in_one["optimizer"]
     most = training.keep_checkpoints + 1 + (training.best_metric is not None)
     free = shutil.disk_usage(next(folder for folder in [plan.run, *plan.run.parents] if folder.exists())).free
     print(f"disk (estimate)\n  {_size(checkpoint)} a checkpoint, {_size(most * checkpoint)} for the {most} at a time")

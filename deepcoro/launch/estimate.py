@@ -40,15 +40,19 @@ def activation_bytes(found: list[Pass], rows: int, precision: str) -> float:
     return kept + 4 * sum(part.loss_values(rows) for part in found)
 
 
-def state_bytes(model: nn.Module, precision: str, num_workers: int, sharded: bool = False) -> dict[str, float]:
-    """Bytes that weights and what belongs to each of them take in a worker: gradients, the two moments of AdamW, the
-    16-bit copies of autocast, and what workers exchange: buckets of gradients or, with a model that is ``sharded``
-    (``training/sharding.py``), what is whole for a while. The copies are whole there too: the backward pass keeps
-    them."""
+def state_bytes(
+    model: nn.Module, precision: str, num_workers: int, has_average: bool = False, sharded: bool = False
+) -> dict[str, float]:
+    """Bytes that weights and what belongs to each of them take in a worker: gradients, the two moments of AdamW, their
+    average, the 16-bit copies of autocast, and what workers exchange: buckets of gradients or, with a model that is
+    ``sharded`` (``training/sharding.py``), what is whole for a while. The copies are whole there too: the backward pass
+    keeps them."""
     every = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     share = num_workers if sharded else 1
     parts = {"weights": 4.0 * every / share, "gradients": 4.0 * trained / share, "optimizer": 8.0 * trained / share}
+    if has_average:
+        parts["average"] = 4.0 * trained / share
     if precision != "fp32":
         parts["16-bit copies"] = 2.0 * every
     if share > 1:
