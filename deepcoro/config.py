@@ -98,6 +98,9 @@ class TrainingConfig(Section):
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     # A step whose loss or gradients are not finite is left out, counted and told of; so many in a row end the run.
     max_bad_steps: Positive = 10
+    # Also keep an average of the weights, which forgets a step by this factor at every further one (less at first), and
+    # measure that; None: no average.
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     compile: bool = False  # the video encoder by torch.compile: faster steps on a GPU, after minutes of compiling
     log_every: Positive = 10
     checkpoint_every: Positive = 500

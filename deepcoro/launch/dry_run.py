@@ -197,7 +197,8 @@ def _say_model(model: MultitaskModel) -> None:
 def _say_costs(plan: _Plan, model: MultitaskModel) -> None:
     config, training = plan.config, plan.config.training
     rows, part = config.micro_batch_size, passes(config, model, plan.text_tokens)
-    state = state_bytes(model, training.precision, config.resources.num_workers)
+    has_average = training.ema_decay is not None
+    state = state_bytes(model, training.precision, config.resources.num_workers, has_average)
     memory = state | {"activations": activation_bytes(part, rows, training.precision)}
     if not config.resources.use_gpu:
         memory["Python and torch"] = _PROCESS_BYTES
@@ -213,7 +214,7 @@ def _say_costs(plan: _Plan, model: MultitaskModel) -> None:
     print(f"time (estimate)\n  {seconds:.3g} s a step, {how}")
     print(f"  {left} steps left: {left * seconds / 3600:.3g} hours, without validation and waiting for data\n")
 
-    checkpoint = state["weights"] + state["optimizer"]
+    checkpoint = state["weights"] * (1 + has_average) + state["optimizer"]
     most = training.keep_checkpoints + 1 + (training.best_metric is not None)
     free = shutil.disk_usage(next(folder for folder in [plan.run, *plan.run.parents] if folder.exists())).free
     print(f"disk (estimate)\n  {_size(checkpoint)} a checkpoint, {_size(most * checkpoint)} for the {most} at a time")

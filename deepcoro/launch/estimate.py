@@ -39,12 +39,14 @@ def activation_bytes(found: list[Pass], rows: int, precision: str) -> float:
     return kept + 4 * sum(part.loss_values(rows) for part in found)
 
 
-def state_bytes(model: nn.Module, precision: str, num_workers: int) -> dict[str, float]:
-    """Bytes that weights and what belongs to each of them take in a worker: gradients, the two moments of AdamW, the
-    16-bit copies of autocast, and the buckets in which workers exchange gradients."""
+def state_bytes(model: nn.Module, precision: str, num_workers: int, has_average: bool = False) -> dict[str, float]:
+    """Bytes that weights and what belongs to each of them take in a worker: gradients, the two moments of AdamW, their
+    average, the 16-bit copies of autocast, and the buckets in which workers exchange gradients."""
     every = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     parts = {"weights": 4.0 * every, "gradients": 4.0 * trained, "optimizer": 8.0 * trained}
+    if has_average:
+        parts["average"] = 4.0 * trained
     if precision != "fp32":
         parts["16-bit copies"] = 2.0 * every
     if num_workers > 1:

@@ -30,12 +30,14 @@ from deepcoro.errors import DeepCoroError, SaveError, TrainingError
 from deepcoro.losses.multitask import LossWeightScheduler, MultitaskLoss
 from deepcoro.models.multitask import MultitaskModel
 from deepcoro.training import validation
+from deepcoro.training.average import WeightAverage, averaged
 from deepcoro.training.bad_steps import BadSteps
 from deepcoro.training.board import Board, describe_model, note, note_problems
 from deepcoro.training.checkpoint import (
     committed_steps,
     drop_checkpoints_after,
     drop_old_checkpoints,
+    load_average,
     load_training_state,
     load_weights,
     newest_checkpoint,
@@ -108,6 +110,13 @@ class Worker:
         if config.training.compile:
             compile_encoder(self.model)
         self.wrapped = _wrap(self.model, self.device, config.loss.has_idle_losses(config.training.num_steps))
+        self.average: WeightAverage | None = None
+        if config.training.ema_decay is not None:
+            self.average = WeightAverage(self.model, config.training.ema_decay)
+            if checkpoint is not None and (kept := load_average(checkpoint, state)) is not None:
+                self.average.load_state_dict(kept)
+            elif checkpoint is not None and self.rank == 0:
+                note(self.run, f"no average is kept with step {self.step}: training.ema_decay begins with its weights")
         self.loss = MultitaskLoss.from_config(config)
         self.factor_at, self.weights_at = lr_schedule(config), LossWeightScheduler.from_config(config).weights
         self.validation = validation.Validation(config, self.run, self.device, self.group)
@@ -132,7 +141,8 @@ class Worker:
             self._make_up_for_validations()
         while True:
             if validation.is_due(config, self.step):
-                self.validate()
+                with averaged(self.average):
+                    self.validate()
             if self.step == config.training.num_steps:
                 return
             if stop_requested(self.run, self.group):
@@ -178,6 +188,8 @@ class Worker:
         self.step += 1
         told = {"loss_weights": {name: weights[name] for name in result.losses}, "learning_rates": rates}
         self.bad_steps.look(self.step, result, rows, told, self.scaler)
+        if self.average is not None and not result.skipped:
+            self.average.update()
         for batch in rows:
             self.positions.add(self.step, batch["position"])
         self.counters["lost_views"] += int(result.lost_views.item())
@@ -214,9 +226,10 @@ class Worker:
                 "scaler": self.scaler.state_dict() if self.scaler is not None else {},
                 "counters": self.counters,
             }
+            average = None if self.average is None else self.average.state_dict()
             try:
                 self.positions.write(self.step)
-                save_checkpoint(self.run, self.step, self.model, state, self.config, self.fingerprint)
+                save_checkpoint(self.run, self.step, self.model, state, self.config, self.fingerprint, average)
             except (SaveError, OSError) as error:
                 stays = f"the checkpoint of step {self.saved_step} stays" if self.saved_step else "nothing is saved yet"
                 note(self.run, f"{error}. The run goes on; {stays}")
@@ -239,7 +252,7 @@ class Worker:
             note(self.run, f"older checkpoints could not be removed: {error}")
 
     def validate(self) -> None:
-        """Measure the model on the validation patients, once a step, here or in a task beside the workers."""
+        """Measure the model as it is on the validation patients, once a step, here or in a task beside the workers."""
         if from_first(self.step in validation.read_results(self.run), self.group):
             return
         begin = time.perf_counter()

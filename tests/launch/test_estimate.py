@@ -14,6 +14,7 @@ from deepcoro.launch.estimate import (
 )
 from deepcoro.losses.multitask import MultitaskLoss
 from deepcoro.models.passes import passes, step_flops
+from deepcoro.training.average import WeightAverage
 from deepcoro.training.optim import build_optimizer
 from deepcoro.training.step import train_step
 
@@ -112,6 +113,8 @@ def test_state_is_what_the_optimizer_and_the_gradients_hold_after_a_step(tiny_co
         "optimizer": size(moments),
     }
     assert state_bytes(model, "bf16", num_workers=2).keys() - state.keys() == {"16-bit copies", "exchange"}
+    average = WeightAverage(model, 0.9).state_dict()["weights"]
+    assert state_bytes(model, "fp32", 1, has_average=True) == state | {"average": size(average.values())}
 
 
 def test_noise_has_the_shapes_of_a_batch(tiny_config):
