@@ -104,7 +104,7 @@ def go_on(case, kind, folder, steps, rank=None):
     weights, state = gather(model.state_dict(), keep=first), gather_optimizer(optimizer, keep=first)
     assert bool(weights) == bool(state) == first
     if first:
-        save_checkpoint(folder, steps[-1] + 1, model, {"optimizer": state}, config, "d", weights)
+        save_checkpoint(folder, steps[-1] + 1, model, {"optimizer": state}, config, "d", weights=weights)
 
 
 def measure(model, batch):
