@@ -20,8 +20,6 @@ import numpy as np
 import ray.train
 import ray.train.torch
 import torch
-import torch.distributed as dist
-from torch import nn
 
 from deepcoro.config import Config
 from deepcoro.data.collate import to_torch
@@ -48,7 +46,7 @@ from deepcoro.training.optim import build_optimizer, load_optimizer, lr_schedule
 from deepcoro.training.pictures import draw_pictures
 from deepcoro.training.plan import training_plan
 from deepcoro.training.positions import PositionLog
-from deepcoro.training.sharding import gather, gather_optimizer, shard, whole
+from deepcoro.training.sharding import gather, gather_optimizer, whole, wrap
 from deepcoro.training.step import StepResult, compile_encoder, train_step
 from deepcoro.training.throughput import Startup, Throughput, useful_flops
 
@@ -98,7 +96,7 @@ class Worker:
         self.model.to(self.device).train()  # a text encoder comes from its source in evaluation mode
         if config.training.compile:
             compile_encoder(self.model)
-        self.wrapped = _wrap(self.model, self.device, config)
+        self.wrapped = wrap(self.model, self.device, config)
         self.optimizer = build_optimizer(self.model, config.optim)
         self.scaler = torch.amp.GradScaler(self.device.type) if config.training.precision == "fp16" else None
         if checkpoint is not None:
@@ -344,20 +342,3 @@ class Worker:
             scalars["contrastive/logit_scale"] = self.model.logit_scale.exp().item()
             scalars["contrastive/logit_bias"] = self.model.logit_bias.item()
         board.scalars(self.step, scalars | self.throughput.read())
-
-
-def _wrap(model: MultitaskModel, device: torch.device, config: Config) -> nn.Module:
-    """What a step calls. Where there are several workers: the model itself, sharded in place, or DDP around it.
-    Looking for parameters without gradient costs DDP a walk through the graph at every step, so it is done only where a
-    schedule leaves out a loss at some steps."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return model
-    if config.resources.sharding == "full":
-        shard(model, device)
-        return model
-    return nn.parallel.DistributedDataParallel(
-        model,
-        device_ids=[device] if device.type == "cuda" else None,
-        broadcast_buffers=False,
-        find_unused_parameters=config.loss.has_idle_losses(config.training.num_steps),
-    )

@@ -23,6 +23,26 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from deepcoro.config import Config
+from deepcoro.models.multitask import MultitaskModel
+
+
+def wrap(model: MultitaskModel, device: torch.device, config: Config) -> nn.Module:
+    """What a step calls. Where there are several workers: the model itself, sharded in place, or DDP around it.
+    Looking for parameters without gradient costs DDP a walk through the graph at every step, so it is done only where a
+    schedule leaves out a loss at some steps."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return model
+    if config.resources.sharding == "full":
+        shard(model, device)
+        return model
+    return nn.parallel.DistributedDataParallel(
+        model,
+        device_ids=[device] if device.type == "cuda" else None,
+        broadcast_buffers=False,
+        find_unused_parameters=config.loss.has_idle_losses(config.training.num_steps),
+    )
+
 
 def shard(model: nn.Module, device: torch.device) -> None:
     """Divide ``model``, which lies whole on ``device`` of every worker, among all workers of the process group, in
