@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from data_prep.phantom.disease import BIFURCATIONS
 from data_prep.phantom.lumen import open_lumen
 from data_prep.phantom.study import TREES, Patient
 from deepcoro.errors import UserError
@@ -24,22 +25,28 @@ def erase_lesion(patient: Patient, seed: int, segment: str) -> tuple[Patient, Pa
         segment: which lesion to take out.
 
     Raises:
-        UserError: the patient has no lesion there.
+        UserError: the patient has no lesion there, or one of a bifurcation with a Medina class.
     """
     side = next((t for t in TREES if any(lesion.finding.segment == segment for lesion in patient.lesions[t])), None)
     if side is None:
         there = ", ".join(finding.segment for finding in patient.findings) or "none"
         raise UserError(f"phantom patient {patient.index} has no lesion in {segment!r} to erase; it has: {there}")
+    bifurcation = {name for group in BIFURCATIONS if segment in group for name in group}
+    if any(lesion.finding.medina and lesion.finding.segment in bifurcation for lesion in patient.lesions[side]):
+        raise UserError(
+            f"phantom patient {patient.index} may have {segment!r} diseased as part of a bifurcation, whose Medina "
+            "class would be wrong without it; erase another lesion"
+        )
     rest = tuple(lesion for lesion in patient.lesions[side] if lesion.finding.segment != segment)
     erased = next(lesion for lesion in patient.lesions[side] if lesion.finding.segment == segment)
     pair = []
-    for lesions in ((*rest, erased), rest):  # the erased one last, so that the others draw the same numbers
+    for lesions in ((*rest, erased), rest):  # the erased one last: the others draw the same numbers in both
         rng = np.random.default_rng([seed, patient.index, _STREAM])
         lumen = open_lumen(patient.trees[side], lesions, rng)
         pair.append(
             replace(
                 patient,
-                lesions={**patient.lesions, side: lesions},
+                lesions=patient.lesions if erased in lesions else {**patient.lesions, side: rest},
                 lumens={**patient.lumens, side: lumen},
             )
         )

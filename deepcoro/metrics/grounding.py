@@ -1,7 +1,8 @@
 """Grounding: does a model look, or point, where the lesion is?
 
 Letters: N lesions, each with a true box; h, w cells of an attention map. A box is (x0, y0, x1, y1), as shares of the
-picture in [0, 1], y downwards, as the ``boxes`` of ``videos.parquet``. A cell of a map stands for the point in its middle.
+picture in [0, 1], y downwards, as the ``boxes`` of ``videos.parquet``. A cell of a map stands for the point in its
+middle.
 
 Each measure has the level of chance beside it, of somebody who knows how lesions lie and not where this one is.
 """
