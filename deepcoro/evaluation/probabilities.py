@@ -68,11 +68,11 @@ def _areas(
     if len(known) == 0:
         return metrics
     codes, num_patients = patient_codes(patients)
+    shown = [np.flatnonzero(view[:, s]) for s in known]
     blocks = []
     for drawn in draws(num_patients, num_resamples, 0):
-        times = times_drawn(drawn, num_patients)[:, codes]  # [r, B]
-        rows = [np.flatnonzero(view[:, s]) for s in known]
-        blocks.append([auroc(p[kept, s], true[kept, s], times[:, kept]) for kept, s in zip(rows, known, strict=True)])
+        times = np.ascontiguousarray(times_drawn(drawn, num_patients).T)[codes]  # [B, r]
+        blocks.append([auroc(p[rows, s], true[rows, s], times[rows]) for rows, s in zip(shown, known, strict=True)])
     resampled = np.concatenate([np.stack(block, axis=-1) for block in blocks])  # [R, known]
     chance = Baseline(0.5, "chance")
     there = ~np.isnan(resampled)

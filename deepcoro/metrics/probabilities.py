@@ -39,7 +39,7 @@ def auroc(scores: ArrayLike, true: ArrayLike, weights: ArrayLike | None = None) 
     """Area under the ROC curve of scores [B] and truths [B] (bool), as one number.
 
     Args:
-        weights: [..., B], 0 or more: how often each row counts, as in resamples, [...] areas at once.
+        weights: [B, ...], 0 or more: how often each row counts, as in resamples, [...] areas at once.
 
     Returns:
         [...]; NaN where no diseased or no healthy row counts.
@@ -50,12 +50,12 @@ def auroc(scores: ArrayLike, true: ArrayLike, weights: ArrayLike | None = None) 
     healthy = np.flatnonzero(~true)
     healthy = healthy[np.argsort(place[healthy], kind="stable")]
     places, sick = place[healthy], np.flatnonzero(true)
-    below = np.zeros((*weights.shape[:-1], len(healthy) + 1))
-    np.cumsum(weights[..., healthy], axis=-1, out=below[..., 1:])
-    beaten = below[..., np.searchsorted(places, place[sick], side="left")]
-    not_above = below[..., np.searchsorted(places, place[sick], side="right")]
-    pairs = weights[..., sick].sum(axis=-1) * below[..., -1]
-    area = (weights[..., sick] * (beaten + not_above) / 2).sum(axis=-1)
+    below = np.zeros((len(healthy) + 1, *weights.shape[1:]))
+    np.cumsum(weights[healthy], axis=0, out=below[1:])
+    beaten = below[np.searchsorted(places, place[sick], side="left")]
+    not_above = below[np.searchsorted(places, place[sick], side="right")]
+    pairs = weights[sick].sum(axis=0) * below[-1]
+    area = (weights[sick] * (beaten + not_above) / 2).sum(axis=0)
     return np.divide(area, pairs, out=np.full(np.shape(pairs), np.nan), where=np.asarray(pairs) > 0)
 
 

@@ -29,7 +29,7 @@ def test_a_weight_is_a_number_of_rows():
     p, true, _ = drawn(segments=1)
     weights = np.random.default_rng(1).integers(0, 3, (4, len(p)))
     reference = [roc_auc_score(np.repeat(true, w), np.repeat(p, w)) for w in weights]
-    assert auroc(p[:, 0], true[:, 0], weights) == pytest.approx(reference)
+    assert auroc(p[:, 0], true[:, 0], weights.T) == pytest.approx(reference)
     assert np.isnan(auroc(p[:, 0], true[:, 0], np.where(true[:, 0], 1, 0)))
 
 
