@@ -55,11 +55,11 @@ def said_in(parsed: Sequence[ParsedReport], truth: Truth) -> Said:
 
 
 def said_truly(truth: Truth) -> Said:
-    """What is so. Rows of one tree are not asked for the dominance: theirs is ``None``."""
-    trees = [report.trees for report in parse_all([text or "" for text in truth.texts])]
-    covered = covered_segments(trees, truth.dominances)
+    """What is so. The dominance is asked for where a true text of a whole study tells it; elsewhere it is ``None``."""
+    texts = parse_all([text or "" for text in truth.texts])
+    covered = covered_segments([report.trees for report in texts], truth.dominances)
     signs = sign_tables(truth.findings) | {"ifr": abnormal_ifr(truth.findings)}
-    asked = [d if tree is None else None for d, tree in zip(truth.dominances, truth.trees, strict=True)]
+    asked = [report.dominance if tree is None else None for report, tree in zip(texts, truth.trees, strict=True)]
     return Said(signs, percents(truth.findings, covered), asked)
 
 

@@ -11,7 +11,8 @@ answers:
 - none (NaN): the report does not name the segment's tree, or has a finding there that gives no percent ("stent in
   place").
 
-The iFR is a pressure measured with a wire. No picture shows it, so it has a table of its own and is part of no other.
+The iFR is a pressure measured with a wire. No picture shows it, so it has a table of its own and is part of no other:
+a segment of which a report says an iFR and nothing else counts as one of which it is silent.
 """
 
 from __future__ import annotations
@@ -96,7 +97,8 @@ def percents(findings: Sequence[Iterable[Finding]], covered: ArrayLike) -> NDArr
         raise ValueError(f"expected covered of shape [{len(findings)}, {len(SEGMENTS)}], got {covered.shape}")
     table = np.where(covered, 0.0, np.nan)
     for row, finding in _cells(findings):
-        table[row, _INDEX[finding.segment]] = np.nan if finding.stenosis is None else finding.stenosis
+        if finding.ifr is None or finding != Finding(finding.segment, ifr=finding.ifr):  # an iFR alone is silence here
+            table[row, _INDEX[finding.segment]] = np.nan if finding.stenosis is None else finding.stenosis
     return table
 
 

@@ -98,10 +98,14 @@ def test_a_clip_is_asked_for_its_own_tree():
 
 def test_an_ifr_counts_apart_from_all_that_a_picture_shows():
     truth = truth_of([([Finding("mid_lad", ifr=0.8), LAD80], "left", None), ([LAD80], "left", None)])
-    told, _ = measured(truth.texts, truth)
-    silent, _ = measured([truth.texts[1]] * 2, truth)
-    assert told.pop("not_visible/ifr_f1").value == 1 and silent.pop("not_visible/ifr_f1").value == 0
-    # The percent of the mid LAD is not said where its iFR is, and so is no number to hold the other's 0 against.
+    reports = [[LAD60, Finding("mid_lad", ifr=0.8)], [LAD60], [LAD60, Finding("d1", ifr=0.8)]]
+    told, silent, invented = (measured([render_report(r, tree="left")] * 2, truth)[0] for r in reports)
+    apart = [metrics.pop("not_visible/ifr_f1").value for metrics in (told, silent, invented)]
+    assert apart == [2 / 3, 0, 0] and silent["stenosis_mae"].value > 0  # 20 % off: the number of cells counts
+    assert invented.keys() == silent.keys()
+    assert {name: metric.value for name, metric in invented.items()} == {
+        n: metric.value for n, metric in silent.items()
+    }
     assert {name: metric.value for name, metric in told.items()} == {n: metric.value for n, metric in silent.items()}
 
 
