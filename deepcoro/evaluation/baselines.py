@@ -17,15 +17,17 @@ chance, not by skill).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from deepcoro.metrics.findings import count_findings, ratio, significant_segments, tree_matches
+from deepcoro.metrics.lesions import sign_tables
 from deepcoro.metrics.text import exact_matches
-from deepcoro.reports.grammar import parse_report
+from deepcoro.reports.grammar import Finding, parse_report
 from deepcoro.reports.vocabulary import SEGMENTS, TREES
 
 
@@ -47,6 +49,12 @@ class Constants:
         segments: bool [S], the set to call diseased in every row.
         segments_of_tree: bool [S] for each of ``TREES``, the sets of the tree oracle.
         strict: whether claims out of view were counted as errors in choosing the sets.
+        signs: bool [S] for each of ``metrics.lesions.SIGNS``, the set to say it of in every row; empty where no
+            findings were given, and then the following are unknown.
+        prevalence: [S], the share of the rows that show a segment in which it has significant disease; 0 where none
+            shows it.
+        lesion_percent: median percent of the stenoses, ``None`` where there are none.
+        dominance: the most common one, ``None`` where none is known.
     """
 
     report: str
@@ -54,6 +62,10 @@ class Constants:
     segments: NDArray[np.bool_]
     segments_of_tree: Mapping[str, NDArray[np.bool_]]
     strict: bool
+    signs: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    prevalence: NDArray[np.float64] | None = None
+    lesion_percent: float | None = None
+    dominance: str | None = None
 
 
 def fit_constants(
@@ -63,6 +75,8 @@ def fit_constants(
     in_view: ArrayLike,
     *,
     strict: bool = False,
+    findings: Sequence[Iterable[Finding]] = (),
+    dominances: Sequence[str | None] = (),
 ) -> Constants:
     """Choose the constant answers that score best on training rows.
 
@@ -73,6 +87,8 @@ def fit_constants(
         in_view: bool [B, S], from ``segments_in_view``.
         strict: choose for the strict F1 (``FindingCounts.strict``). Otherwise claims out of view cost nothing, so the
             view itself tells the constant set which tree it is, and the tree oracle adds nothing to it.
+        findings: [B], those in view, for the constants beyond significant disease; with none these stay unknown.
+        dominances: of the patients, ``None`` where unknown.
 
     Raises:
         ValueError: lengths differ, or there are no rows.
@@ -83,6 +99,8 @@ def fit_constants(
             "expected as many reports, trees, significant and in_view rows, 1 or more; "
             f"got {len(reports)}, {len(trees)}, {len(true)}, {len(view)}"
         )
+    if len(findings) not in (0, len(reports)):
+        raise ValueError(f"expected findings of each of {len(reports)} reports or of none, got {len(findings)}")
     true = true & view
     claimable = np.ones_like(view) if strict else view
     known = [tree for tree in trees if tree is not None]
@@ -98,7 +116,23 @@ def fit_constants(
         segments=best_constant_set(true.sum(axis=0), claimable.sum(axis=0)),
         segments_of_tree=dict(zip(TREES, of_tree, strict=True)),
         strict=strict,
+        **(_of_findings(findings, true, view) if len(findings) else {}),
+        dominance=_most_common(told) if (told := [d for d in dominances if d is not None]) else None,
     )
+
+
+def _of_findings(
+    findings: Sequence[Iterable[Finding]], true: NDArray[np.bool_], view: NDArray[np.bool_]
+) -> dict[str, Any]:
+    percents = [finding.stenosis for of_row in findings for finding in of_row if finding.stenosis]
+    shown = view.sum(axis=0)
+    return {
+        "signs": {
+            sign: best_constant_set((table & view).sum(axis=0), shown) for sign, table in sign_tables(findings).items()
+        },
+        "prevalence": true.sum(axis=0) / np.maximum(shown, 1),
+        "lesion_percent": float(np.median(percents)) if percents else None,
+    }
 
 
 def best_constant_set(num_diseased: ArrayLike, num_rows: ArrayLike) -> NDArray[np.bool_]:

@@ -13,9 +13,10 @@ from deepcoro.evaluation.intervals import Interval, mean_interval, ratio_interva
 from deepcoro.evaluation.neighbours import Neighbours
 from deepcoro.evaluation.report import Metric
 from deepcoro.evaluation.rows import Columns
+from deepcoro.evaluation.said import parse_all
 from deepcoro.evaluation.truth import Truth
+from deepcoro.evaluation.written import measure_written
 from deepcoro.metrics.findings import (
-    FindingCounts,
     count_findings,
     ratio,
     segments_in_view,
@@ -23,8 +24,6 @@ from deepcoro.metrics.findings import (
     tree_matches,
 )
 from deepcoro.metrics.text import exact_matches
-from deepcoro.reports.grammar import parse_report
-from deepcoro.reports.vocabulary import SEGMENTS
 
 
 def measure_captioning(
@@ -45,7 +44,7 @@ def measure_captioning(
         neighbours, video: for the nearest neighbour: [B, E] embeddings, and the training units to look among.
     """
     texts, trees = [text for text in truth.texts if text is not None], truth.trees
-    parsed = [parse_report(text) for text in generated]
+    parsed = parse_all(generated)
     true, in_view = significant_segments(truth.findings), segments_in_view(trees, truth.dominances)
     counts = count_findings(true, significant_segments([p.findings for p in parsed]), in_view)
     baselines: dict[str, Baseline] = {}
@@ -80,17 +79,19 @@ def measure_captioning(
     if "finding_f1_tree_oracle" in baselines:
         oracle = baselines["finding_f1_tree_oracle"]
         metrics["captioning/finding_f1_beside_tree_oracle"] = Metric.of(f1, Baseline(oracle.value, "tree oracle"))
+    lent = None
     if neighbours is not None and video is not None:
         nearest = neighbours.nearest(video)
-        name = f"nearest of {len(neighbours.texts)}"
-        looked_up = float(exact_matches(texts, [neighbours.texts[i] for i in nearest]).mean())
+        name, lent_texts = f"nearest of {len(neighbours.texts)}", [neighbours.texts[i] for i in nearest]
+        lent = (name, lent_texts)
+        looked_up = float(exact_matches(texts, lent_texts).mean())
         looked_up_f1 = ratio(*count_findings(true, neighbours.significant[nearest], in_view).f1_terms)
         if exact is not None:
             metrics["captioning/exact_match_beside_nearest_neighbour"] = Metric.of(exact, Baseline(looked_up, name))
         metrics["captioning/finding_f1_beside_nearest_neighbour"] = Metric.of(f1, Baseline(looked_up_f1, name))
-    metrics |= _by_segment(counts, in_view, truth.patients, num_resamples)
     metrics["captioning/readable"] = Metric.of(mean(columns["captioning/readable"]))
-    return metrics, columns
+    more, by_row = measure_written(parsed, truth, in_view, constants, lent, num_resamples, whole)
+    return metrics | more, columns | by_row
 
 
 def _trees_right(trees: Sequence[str | None], named: Sequence[str | None]) -> NDArray[np.float64]:
@@ -100,18 +101,3 @@ def _trees_right(trees: Sequence[str | None], named: Sequence[str | None]) -> ND
     if known:
         right[known] = tree_matches([trees[row] for row in known], [named[row] for row in known])
     return right
-
-
-def _by_segment(
-    counts: FindingCounts, in_view: NDArray[np.bool_], patients: np.ndarray, num_resamples: int
-) -> dict[str, Metric]:
-    metrics = {}
-    for place, segment in enumerate(SEGMENTS):
-        hits, missed = counts.true_positives[:, place], counts.false_negatives[:, place]
-        diseased = int((hits | missed).sum())
-        if diseased:  # a segment nobody has a lesion in has no F1
-            said = 2.0 * hits + missed + counts.false_positives[:, place]
-            always = Baseline(2 * diseased / (diseased + int(in_view[:, place].sum())), "always said")
-            interval = ratio_interval(2.0 * hits, said, patients, num_resamples=num_resamples)
-            metrics[f"captioning/finding_f1/{segment}"] = Metric.of(interval, always)
-    return metrics

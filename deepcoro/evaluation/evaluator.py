@@ -23,6 +23,7 @@ from deepcoro.data.text import ReportTokenizer
 from deepcoro.evaluation.baselines import Constants, fit_constants
 from deepcoro.evaluation.captioning import measure_captioning
 from deepcoro.evaluation.neighbours import Neighbours
+from deepcoro.evaluation.probabilities import measure_probabilities
 from deepcoro.evaluation.reconstruction import measure_reconstruction
 from deepcoro.evaluation.report import Metric
 from deepcoro.evaluation.retrieval import measure_retrieval
@@ -147,6 +148,8 @@ def fit_baselines(train: Units, config: Config) -> Constants | None:
         [truth.trees[i] for i in told],
         significant_segments([truth.findings[i] for i in told]),
         segments_in_view([truth.trees[i] for i in told], [truth.dominances[i] for i in told]),
+        findings=[truth.findings[i] for i in told],
+        dominances=[truth.dominances[i] for i in told],
     )
 
 
@@ -165,6 +168,9 @@ def measure(
     neighbours: Neighbours | None = None,
 ) -> Measured:
     """Metrics and values by row of the records of a split.
+
+    Records come from ``predict``. They may have ``segment_probabilities`` [S] beside what that gives: how sure the
+    model is of significant disease of each segment.
 
     Raises:
         ValueError: a unit has more than one record: it would count twice.
@@ -207,6 +213,9 @@ def measure(
             generated = take(told, "generated")
             whole = not (config.needs_clip_texts and config.level("captioning") == "clip")
             add(told, measure_captioning(generated, of_told, constants, neighbours, video, resamples, whole))
+        if "segment_probabilities" in first:
+            claimed = np.stack(take(told, "segment_probabilities"))
+            measured.metrics.update(measure_probabilities(claimed, of_told, constants, resamples))
     if "reconstruction" in first:
         add(valid, measure_reconstruction(take(valid, "reconstruction"), truth.patients[valid], config))
     return measured

@@ -117,21 +117,21 @@ def statistic_interval(
 
     The others, and the errors, as of ``ratio_interval``.
     """
-    columns = [_checked(array, patients) for array in arrays]
+    columns = [checked_column(array, patients) for array in arrays]
     if not columns:
         raise ValueError("expected 1 array or more, got none")
-    code_of_row, num_patients = _patient_codes(patients)
+    code_of_row, num_patients = patient_codes(patients)
     rows = np.arange(len(code_of_row))
 
     def values() -> Iterator[float]:
-        for drawn in _draws(num_patients, num_resamples, seed):
+        for drawn in draws(num_patients, num_resamples, seed):
             for patients_drawn in drawn:
                 times = np.bincount(patients_drawn, minlength=num_patients)
                 chosen = np.repeat(rows, times[code_of_row])
                 yield float(statistic(*(column[chosen] for column in columns)))
 
     value = float(statistic(*columns))
-    return _interval(value, np.fromiter(values(), dtype=float), num_patients, level)
+    return interval_of_resamples(value, np.fromiter(values(), dtype=float), num_patients, level)
 
 
 def _of_ratios(
@@ -142,14 +142,14 @@ def _of_ratios(
     level: float,
 ) -> Interval:
     """Interval of the first ratio, less the second where there are two."""
-    columns = [_checked(column, patients) for pair in pairs for column in pair]
-    code_of_row, num_patients = _patient_codes(patients)
+    columns = [checked_column(column, patients) for pair in pairs for column in pair]
+    code_of_row, num_patients = patient_codes(patients)
     sums = [np.bincount(code_of_row, weights=column, minlength=num_patients) for column in columns]  # each [C]
     ratios = _ratios([column.sum() for column in sums])
     resampled = np.concatenate(
-        [_ratios([s[drawn].sum(axis=1) for s in sums]) for drawn in _draws(num_patients, num_resamples, seed)]
+        [_ratios([s[drawn].sum(axis=1) for s in sums]) for drawn in draws(num_patients, num_resamples, seed)]
     )
-    return _interval(float(ratios), resampled, num_patients, level)
+    return interval_of_resamples(float(ratios), resampled, num_patients, level)
 
 
 def _ratios(sums: Sequence[NDArray]) -> NDArray:
@@ -159,7 +159,7 @@ def _ratios(sums: Sequence[NDArray]) -> NDArray:
     return values[0] - values[1] if len(values) == 2 else values[0]
 
 
-def _draws(num_patients: int, num_resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:
+def draws(num_patients: int, num_resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:
     """Resamples as indices of patients, [r, C] at a time, R in all."""
     if num_resamples < 1:
         raise ValueError(f"expected 1 resample or more, got {num_resamples}")
@@ -169,7 +169,8 @@ def _draws(num_patients: int, num_resamples: int, seed: int) -> Iterator[NDArray
         yield generator.integers(num_patients, size=(min(block, num_resamples - start), num_patients))
 
 
-def _interval(value: float, resampled: NDArray, num_patients: int, level: float) -> Interval:
+def interval_of_resamples(value: float, resampled: NDArray, num_patients: int, level: float) -> Interval:
+    """The interval of ``value`` from what it is in the resamples [R]; those in which it is NaN are left out."""
     if not 0 < level < 1:
         raise ValueError(f"expected a level between 0 and 1, got {level}")
     defined = resampled[np.isfinite(resampled)]
@@ -179,7 +180,12 @@ def _interval(value: float, resampled: NDArray, num_patients: int, level: float)
     return Interval(value, float(low), float(high))
 
 
-def _checked(array: ArrayLike, patients: Sequence[object] | NDArray) -> NDArray[np.float64]:
+def checked_column(array: ArrayLike, patients: Sequence[object] | NDArray) -> NDArray[np.float64]:
+    """One finite entry for each row, as floats.
+
+    Raises:
+        ValueError: there are none, too few or too many, or one is not finite.
+    """
     column = np.asarray(array, dtype=float)
     if column.ndim == 0 or len(column) == 0 or len(column) != len(patients):
         raise ValueError(f"expected one value for each of {len(patients)} patients' rows, got shape {column.shape}")
@@ -189,6 +195,7 @@ def _checked(array: ArrayLike, patients: Sequence[object] | NDArray) -> NDArray[
     return column
 
 
-def _patient_codes(patients: Sequence[object] | NDArray) -> tuple[NDArray, int]:
+def patient_codes(patients: Sequence[object] | NDArray) -> tuple[NDArray, int]:
+    """Numbers of the patients [B], and how many there are."""
     names, codes = np.unique(np.asarray(patients), return_inverse=True)
     return codes.reshape(-1), len(names)

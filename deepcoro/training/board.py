@@ -45,7 +45,12 @@ _LAYOUT = {  # tab "Custom Scalars": curves that are read against each other, in
     "Validation": {
         "report to video": ["Multiline", ["validation/retrieval/report_to_video/recall.*"]],
         "video to report": ["Multiline", ["validation/retrieval/video_to_report/recall.*"]],
-        "reports": ["Multiline", [r"validation/captioning/[^/]+$"]],
+        "reports": [
+            "Multiline",
+            [r"validation/captioning/(?!stenosis_mae|hallucinated|missed|segment_auroc_seg)[^/]+$"],
+        ],
+        "errors of percent stenosis": ["Multiline", [r"validation/captioning/stenosis_mae[^/]*$"]],
+        "wrong findings a report": ["Multiline", [r"validation/captioning/(hallucinated|missed)_findings$"]],
         "reconstruction": ["Multiline", [r"validation/masked_modeling/[^/]+$"]],
     },
 }

@@ -105,3 +105,26 @@ def test_mistakes_are_named():
         measure_constants(fit_constants(*TRAIN), reports, trees[:-1], significant, view)
     with pytest.raises(ValueError, match="1 baseline or more"):
         strongest()
+
+
+def test_constants_of_findings_by_hand():
+    found = [
+        [Finding("prox_lad", stenosis=10, thrombus=True)],
+        [Finding("prox_lad", stenosis=80), Finding("d1", stenosis=90)],
+        [Finding("prox_lad", stenosis=0, thrombus=True)],
+        [],
+    ]
+    trees, dominances = ["left", "left", "left", "right"], ["right", None, "left", "left"]
+    view = segments_in_view(trees, dominances)
+    significant = significant_segments(found)
+    constants = fit_constants(["a"] * 4, trees, significant, view, findings=found, dominances=dominances)
+    assert constants.lesion_percent == 80 and constants.dominance == "left"
+    assert constants.signs["thrombus"].tolist() == [segment == "prox_lad" for segment in SEGMENTS]  # 2 of the 3 left
+    assert constants.signs["stenosis_50"].tolist() == [segment in ("prox_lad", "d1") for segment in SEGMENTS]
+    assert not constants.signs["cto"].any()
+    share = dict(zip(SEGMENTS, constants.prevalence.tolist(), strict=True))
+    assert share["prox_lad"] == share["d1"] == 1 / 3 and share["mid_rca"] == 0
+    without = fit_constants(["a"] * 4, trees, significant, view)
+    assert (without.signs, without.prevalence, without.lesion_percent, without.dominance) == ({}, None, None, None)
+    with pytest.raises(ValueError, match="each of 4 reports or of none, got 3"):
+        fit_constants(["a"] * 4, trees, significant, view, findings=found[:3])

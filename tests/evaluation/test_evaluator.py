@@ -167,6 +167,25 @@ def test_neighbours_need_a_text(dataset, config):
     assert fit_neighbours(silent, dataset.units("val"), config) is None
 
 
+def test_probabilities_of_findings_are_measured_where_a_model_gives_them(dataset, config):
+    units = dataset.units("val")
+    records = records_of(units, [""] * 12)
+    without = measure(records, units, None, config).metrics
+    assert not any("segment_" in name for name in without)
+    for record in records:  # sure of the LAD of v00 and not of that of v02; the RCA as chance has it
+        record["segment_probabilities"] = np.full(len(SEGMENTS), 0.5)
+        record["segment_probabilities"][SEGMENTS.index("prox_lad")] = {0: 0.9, 2: 0.1}.get(record["unit"], 0.5)
+    metrics = measure(records, units, None, config).metrics
+    assert {name for name in metrics if name not in without} == {
+        f"captioning/segment_{name}"
+        for name in ("auroc_segments", "auroc", "auroc/prox_lad", "auroc/mid_rca", "brier", "ece")
+    }
+    # Two of five left cines are diseased; the first is before all three others, the second behind them.
+    assert metrics["captioning/segment_auroc/prox_lad"].value == 0.5
+    assert metrics["captioning/segment_auroc/mid_rca"].value == 0.5
+    assert metrics["captioning/segment_auroc_segments"].value == 2
+
+
 def test_no_constant_text_beats_the_bound_of_a_blind_writer(dataset, config):
     """What one text for everyone reaches is at most what the best constants of these very rows do."""
     units = dataset.units("val")

@@ -290,6 +290,8 @@ def test_charts_of_the_layout_take_the_scalars_of_a_run(tmp_path):
         "report to video": ["validation/retrieval/report_to_video/recall_at_5"],
         "video to report": ["validation/retrieval/video_to_report/recall_at_1"],
         "reports": ["validation/captioning/exact_match", "validation/captioning/finding_f1"],
+        "errors of percent stenosis": ["validation/captioning/stenosis_mae"],
+        "wrong findings a report": ["validation/captioning/missed_findings"],
         "reconstruction": ["validation/masked_modeling/mse"],
     }
     names = [name for of_chart in taken.values() for name in of_chart]

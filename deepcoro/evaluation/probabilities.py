@@ -1,0 +1,85 @@
+"""Metrics of how sure a model is of significant disease: AUROC, Brier score, calibration, with intervals.
+
+Letters: B rows, S segments, C patients, r resamples of a block.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from deepcoro.evaluation.baselines import Baseline, Constants
+from deepcoro.evaluation.intervals import draws, interval_of_resamples, patient_codes
+from deepcoro.evaluation.report import Metric
+from deepcoro.evaluation.resampling import ResampledSums, times_drawn
+from deepcoro.evaluation.truth import Truth
+from deepcoro.metrics.agreement import divide
+from deepcoro.metrics.findings import segments_in_view, significant_segments
+from deepcoro.metrics.probabilities import (
+    auroc,
+    brier_terms,
+    calibration_error,
+    calibration_terms,
+    checked_probabilities,
+    segment_auroc,
+)
+from deepcoro.reports.vocabulary import SEGMENTS
+
+
+def measure_probabilities(
+    probabilities: ArrayLike, truth: Truth, constants: Constants | None, num_resamples: int
+) -> dict[str, Metric]:
+    """Metrics ``captioning/segment_...`` of ``probabilities`` [B, S] that a segment has significant disease.
+
+    A segment counts in the rows that show it. Segments in which all are healthy, or all diseased, have no AUROC and are
+    no part of the mean over segments; ``captioning/segment_auroc_segments`` says how many are. In a resample the mean
+    is over those that have one there.
+
+    Raises:
+        ValueError: shapes do not fit, or a probability is not in 0 to 1.
+    """
+    true, view = significant_segments(truth.findings), segments_in_view(truth.trees, truth.dominances)
+    p, true, view = checked_probabilities(probabilities, true, view)
+    metrics = _areas(p, true, view, truth.patients, num_resamples)
+
+    columns = dict(zip(("error", "cells"), brier_terms(p, true, view), strict=True))
+    columns |= dict(zip(("difference", "number"), calibration_terms(p, true, view), strict=True))
+    sums = ResampledSums(columns, truth.patients, num_resamples=num_resamples)
+    brier = sums.interval(lambda s: divide(s["error"], s["cells"]))
+    calibration = sums.interval(lambda s: calibration_error(s["difference"], s["number"]))
+    of_brier = of_calibration = None
+    if constants is not None and constants.prevalence is not None:
+        always, name = np.broadcast_to(constants.prevalence, p.shape), "share of the training rows"
+        error, cells = brier_terms(always, true, view)
+        of_brier = Baseline(float(error.sum() / cells.sum()), name)
+        terms = calibration_terms(always, true, view)
+        of_calibration = Baseline(float(calibration_error(*(term.sum(axis=0) for term in terms))), name)
+    metrics["captioning/segment_brier"] = Metric.of(brier, of_brier)
+    metrics["captioning/segment_ece"] = Metric.of(calibration, of_calibration)
+    return metrics
+
+
+def _areas(
+    p: NDArray[np.float64], true: NDArray[np.bool_], view: NDArray[np.bool_], patients: np.ndarray, num_resamples: int
+) -> dict[str, Metric]:
+    values = segment_auroc(p, true, view)
+    known = np.flatnonzero(~np.isnan(values))
+    metrics = {"captioning/segment_auroc_segments": Metric(float(len(known)))}
+    if len(known) == 0:
+        return metrics
+    codes, num_patients = patient_codes(patients)
+    shown = [np.flatnonzero(view[:, s]) for s in known]
+    blocks = []
+    for drawn in draws(num_patients, num_resamples, 0):
+        times = np.ascontiguousarray(times_drawn(drawn, num_patients).T)[codes]  # [B, r]
+        blocks.append([auroc(p[rows, s], true[rows, s], times[rows]) for rows, s in zip(shown, known, strict=True)])
+    resampled = np.concatenate([np.stack(block, axis=-1) for block in blocks])  # [R, known]
+    chance = Baseline(0.5, "chance")
+    there = ~np.isnan(resampled)
+    means = divide(np.where(there, resampled, 0).sum(axis=1), there.sum(axis=1))
+    macro = interval_of_resamples(float(values[known].mean()), means, num_patients, 0.95)
+    metrics["captioning/segment_auroc"] = Metric.of(macro, chance)
+    for place, segment in enumerate(known):
+        interval = interval_of_resamples(float(values[segment]), resampled[:, place], num_patients, 0.95)
+        metrics[f"captioning/segment_auroc/{SEGMENTS[segment]}"] = Metric.of(interval, chance)
+    return metrics

@@ -1,0 +1,105 @@
+"""What reports say, as tables, and how two of them differ: the counts that every metric of written reports is made of.
+
+Letters: B rows, S segments (``len(SEGMENTS)``, in that order). What is read from a report stands in
+``metrics/lesions.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepcoro.evaluation.truth import Truth
+from deepcoro.metrics.lesions import (
+    COUNTED,
+    abnormal_ifr,
+    covered_segments,
+    grade_confusion,
+    grades,
+    percents,
+    sign_tables,
+)
+from deepcoro.reports.grammar import ParsedReport, parse_report
+
+
+@dataclass(frozen=True)
+class Said:
+    """What reports say, as tables.
+
+    Args:
+        signs: bool [B, S] for each of ``SIGNS``, and for ``ifr``.
+        percent: [B, S], NaN where none is given.
+        dominances: [B], ``None`` where it is not said.
+    """
+
+    signs: Mapping[str, NDArray[np.bool_]]
+    percent: NDArray[np.float64]
+    dominances: Sequence[str | None]
+
+
+def parse_all(texts: Sequence[str]) -> list[ParsedReport]:
+    """``parse_report`` of each; equal texts are read once."""
+    read = {text: parse_report(text) for text in set(texts)}
+    return [read[text] for text in texts]
+
+
+def said_in(parsed: Sequence[ParsedReport], truth: Truth) -> Said:
+    """What generated reports say; which tree a segment is in is known of the patients, not taken from the report."""
+    findings = [report.findings for report in parsed]
+    covered = covered_segments([report.trees for report in parsed], truth.dominances)
+    signs = sign_tables(findings) | {"ifr": abnormal_ifr(findings)}
+    return Said(signs, percents(findings, covered), [report.dominance for report in parsed])
+
+
+def said_truly(truth: Truth) -> Said:
+    """What is so. The dominance is asked for where a true text of a whole study tells it; elsewhere it is ``None``."""
+    texts = parse_all([text or "" for text in truth.texts])
+    covered = covered_segments([report.trees for report in texts], truth.dominances)
+    signs = sign_tables(truth.findings) | {"ifr": abnormal_ifr(truth.findings)}
+    asked = [report.dominance if tree is None else None for report, tree in zip(texts, truth.trees, strict=True)]
+    return Said(signs, percents(truth.findings, covered), asked)
+
+
+def compare_rows(true: Said, said: Said, in_view: NDArray[np.bool_]) -> dict[str, NDArray]:
+    """Counts and errors of each row, whose sums over rows are all that the metrics need: columns [B, ...] by name.
+
+    A claim is hallucinated wherever it is made: disease of the artery that is not in view is invented too.
+    """
+    columns: dict[str, NDArray] = dict(compare_signs(true.signs, said.signs, in_view))
+    false = [(said.signs[sign] & ~true.signs[sign]).sum(axis=1) for sign in COUNTED]
+    missed = [columns[f"{sign}/missed"].sum(axis=1) for sign in COUNTED]
+    percent = np.where(in_view, true.percent, np.nan)
+    told = ~np.isnan(percent)
+    both = told & ~np.isnan(said.percent)
+    lesion = told & (np.nan_to_num(percent) > 0)
+    error = np.abs(np.nan_to_num(percent) - np.nan_to_num(said.percent))  # of a lesion no number is 0: silence
+    asked = np.array([dominance is not None for dominance in true.dominances])
+    right = np.array([a == b for a, b in zip(true.dominances, said.dominances, strict=True)])
+    return columns | {
+        "rows": np.ones(len(in_view)),
+        "hallucinated": np.sum(false, axis=0),
+        "missed": np.sum(missed, axis=0),
+        "percent/error": np.where(both, error, 0).sum(axis=1),
+        "percent/number": both.sum(axis=1),
+        "lesions/error": np.where(lesion, error, 0).sum(axis=1),
+        "lesions/number": lesion.sum(axis=1),
+        "grades": grade_confusion(grades(percent), grades(said.percent)),
+        "dominance/right": asked & right,
+        "dominance/asked": asked,
+    }
+
+
+def compare_signs(
+    true: Mapping[str, NDArray[np.bool_]], said: Mapping[str, NDArray[np.bool_]], in_view: NDArray[np.bool_]
+) -> dict[str, NDArray[np.bool_]]:
+    """Of each sign where it is said and so, said and not so, so and not said: ``<sign>/hits``, ``/false``, ``/missed``,
+    each bool [B, S], in view only. Tables of ``said`` may be [S], the same for every row."""
+    columns = {}
+    for sign, there in true.items():
+        columns[f"{sign}/hits"] = there & said[sign] & in_view
+        columns[f"{sign}/false"] = ~there & said[sign] & in_view
+        columns[f"{sign}/missed"] = there & ~said[sign] & in_view
+    return columns
