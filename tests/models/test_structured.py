@@ -1,12 +1,10 @@
 """Whatever a decoder wants to say, what it writes under the automaton is a report, spelled as its tokenizer spells."""
 
-import random
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import BertWordPieceTokenizer, ByteLevelBPETokenizer, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import GPT2Config, GPT2LMHeadModel, LogitsProcessorList
 
@@ -15,41 +13,19 @@ from deepcoro.errors import ConfigError
 from deepcoro.models.captioning_decoder import CaptioningDecoder
 from deepcoro.models.structured import ENDED, LOST, TokenAutomaton
 from deepcoro.models.structured_writing import StructuredReports
-from deepcoro.models.text_encoder import load_tokenizer, save_small_text_encoder
 from deepcoro.reports.automaton import ReportAutomaton
 from deepcoro.reports.grammar import parse_report, render_report
 from deepcoro.reports.vocabulary import DOMINANCES, TREES
+from tests.models.words import TOKENIZERS, make_tokenizers, sample_reports
 from tests.reports.lists import finding_lists
 
 ANY = ReportAutomaton.of()
 KINDS = [(d, t) for d in ("right", "left", None) for t in (None, *TREES)]
-TOKENIZERS = ("small", "lower_casing", "byte_pairs")
 
 
 @pytest.fixture(scope="module")
-def samples():
-    chance = random.Random(1)
-    return [ANY.random_text(chance) for _ in range(500)]
-
-
-@pytest.fixture(scope="module")
-def tokenizers(samples, tmp_path_factory):
-    """The small ones that we make, PubMedBERT's kind (lower case, numbers in pieces), and byte-level BPE."""
-    folder = tmp_path_factory.mktemp("words")
-    save_small_text_encoder(samples, folder, width=16, depth=1, num_heads=2, vocab_size=300)
-    marks = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    lower = BertWordPieceTokenizer(lowercase=True)
-    lower.train_from_iterator([text.lower() for text in samples], vocab_size=120, show_progress=False)
-    lower = BertWordPieceTokenizer(vocab=lower.get_vocab(), lowercase=True)  # with start and end around a text
-    bytes_ = ByteLevelBPETokenizer()
-    bytes_.train_from_iterator(samples, vocab_size=600, special_tokens=marks, show_progress=False)
-    frame = [(mark, bytes_.token_to_id(mark)) for mark in ("[CLS]", "[SEP]")]
-    bytes_._tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=frame)
-    made = {"small": ReportTokenizer.from_pretrained(load_tokenizer(str(folder)), 512)}
-    for name, tokenizer in (("lower_casing", lower), ("byte_pairs", bytes_)):
-        start, end, pad = (tokenizer.token_to_id(mark) for mark in ("[CLS]", "[SEP]", "[PAD]"))
-        made[name] = ReportTokenizer(tokenizer.to_str(), start, end, pad, 512)
-    return made
+def tokenizers(tmp_path_factory):
+    return make_tokenizers(tmp_path_factory.mktemp("words"))
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +223,7 @@ def test_a_tokenizer_without_the_words_is_refused_and_they_are_named(report_toke
         TokenAutomaton(ANY, report_tokenizer)
 
 
-def test_a_tokenizer_that_joins_words_is_refused(samples):
+def test_a_tokenizer_that_joins_words_is_refused():
     """BPE over whole texts, spaces and all: "LAD: normal." may become one token with what stands before it."""
     from tokenizers.trainers import BpeTrainer
 
@@ -255,7 +231,7 @@ def test_a_tokenizer_that_joins_words_is_refused(samples):
     joined = Tokenizer(models.BPE(unk_token="[UNK]"))
     joined.pre_tokenizer = pre_tokenizers.Split(".", "merged_with_previous")
     joined.decoder = decoders.Fuse()
-    joined.train_from_iterator(samples, BpeTrainer(vocab_size=400, special_tokens=marks, show_progress=False))
+    joined.train_from_iterator(sample_reports(), BpeTrainer(vocab_size=400, special_tokens=marks, show_progress=False))
     frame = [(mark, joined.token_to_id(mark)) for mark in ("[CLS]", "[SEP]")]
     joined.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=frame)
     with pytest.raises(ConfigError, match="word by word"):
