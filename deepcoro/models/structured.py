@@ -105,6 +105,7 @@ class TokenAutomaton:
         self._tries: dict[tuple[object, ...], Node] = {}
         self._after: dict[State, After] = {}
         self._fewest: dict[State, int] = {}
+        self._shortest_of: dict[tuple[tuple[str, ...], bool], int] = {}
         self._roomy = max(self._to_end(state) for state in automaton.states())
         self._roomy += max(len(self.spell(phrase)) for phrase in phrases)
         self.start = self.at(automaton.start)
@@ -215,11 +216,17 @@ class TokenAutomaton:
         if state not in self._fewest:
             first = self._is_first(state)
             ways = [
-                min(len(self.spell(phrase, first)) for phrase in choice.phrases) + self._to_end(choice.target)
+                self._shortest(choice.phrases, first) + self._to_end(choice.target)
                 for choice in self.automaton.choices(state)
             ]
             self._fewest[state] = min([*ways, *([1] if self.automaton.may_end(state) else [])])
         return self._fewest[state]
+
+    def _shortest(self, phrases: tuple[str, ...], first: bool) -> int:
+        key = (phrases, first)
+        if key not in self._shortest_of:
+            self._shortest_of[key] = min(len(self.spell(phrase, first)) for phrase in phrases)
+        return self._shortest_of[key]
 
     def _ids(self, text: str) -> tuple[int, ...]:
         """Start token and text, without the end token."""
@@ -279,8 +286,8 @@ def _pairs(automaton: ReportAutomaton) -> set[tuple[str, str]]:
     for state in automaton.states():
         for choice in automaton.choices(state):
             met |= {(choice.phrases, following.phrases) for following in automaton.choices(choice.target)}
-    ends: dict[tuple[str, ...], tuple[set[str], set[str]]] = {}
-    for group in {group for pair in met for group in pair} | {c.phrases for c in automaton.choices(automaton.start)}:
-        ends[group] = {phrase.split()[0] for phrase in group}, {phrase.split()[-1] for phrase in group}
-    pairs = {pair for group in ends for phrase in group for pair in itertools.pairwise(phrase.split())}
-    return pairs.union(*(itertools.product(ends[one][1], ends[two][0]) for one, two in met))
+    groups = {group for pair in met for group in pair} | {c.phrases for c in automaton.choices(automaton.start)}
+    begins = {group: frozenset(phrase.split()[0] for phrase in group) for group in groups}
+    ends = {group: frozenset(phrase.split()[-1] for phrase in group) for group in groups}
+    pairs = {pair for group in groups for phrase in group for pair in itertools.pairwise(phrase.split())}
+    return pairs.union(*(itertools.product(*two) for two in {(ends[one], begins[other]) for one, other in met}))
