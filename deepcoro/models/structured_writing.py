@@ -13,13 +13,33 @@ Letters: R rows (beams and samples count), L tokens so far, V vocabulary.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from deepcoro.models.structured import LOST, TokenAutomaton, TokenState
+from deepcoro.models.structured import LOST, TokenAutomaton, TokenState, Words
+from deepcoro.reports.automaton import ReportAutomaton
+from deepcoro.reports.vocabulary import TREES
+
+
+@functools.lru_cache(maxsize=8)
+def reports_of_units(words: Words, whole_study: bool, prefix: str = "") -> TokenAutomaton:
+    """What may be written where nothing is known beforehand: any dominance, and of clips either tree.
+
+    Kept by the tokenizer (the object), since it takes a second to build.
+
+    Args:
+        words: the tokenizer.
+        whole_study: whether a report is of a study; else of the tree that a clip shows.
+        prefix: as of ``TokenAutomaton``.
+
+    Raises:
+        ConfigError: the tokenizer cannot write structured reports.
+    """
+    return TokenAutomaton(ReportAutomaton.of(trees=[None] if whole_study else TREES), words, prefix)
 
 
 class StructuredReports(LogitsProcessor):
