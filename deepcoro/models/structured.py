@@ -65,7 +65,6 @@ class After:
 
     root: Node
     choices: tuple[Choice, ...]
-    text: State
 
 
 class TokenState(NamedTuple):
@@ -96,11 +95,10 @@ class TokenAutomaton:
         self.automaton, self.words = automaton, words
         given = prefix.rstrip()  # a space after it may be of the first word, as in byte-level BPE
         self.prefix_ids: tuple[int, ...] = self._ids(given)
-        # Every word is looked for before any is missed, so that the error names them all.
         openings = {phrase.split()[0] for phrase in _phrases(automaton, [automaton.start])}
         phrases = _phrases(automaton, automaton.states())
-        self._openings = self._spell(openings, given, prefix[len(given) :])
         self._spelled = self._spell({word for phrase in phrases for word in phrase.split()}, _ANCHOR, " ")
+        self._openings = self._spell(openings, given, prefix[len(given) :])
         self._refuse_joined_words(prefix)
         self._tries: dict[tuple[object, ...], Node] = {}
         self._after: dict[State, After] = {}
@@ -179,7 +177,7 @@ class TokenAutomaton:
             key = (*(choice.phrases for choice in choices), end, first)
             if key not in self._tries:
                 self._tries[key] = self._trie(choices, end, first)
-            self._after[state] = After(self._tries[key], choices, state)
+            self._after[state] = After(self._tries[key], choices)
         after = self._after[state]
         return TokenState(after, after.root)
 
@@ -253,11 +251,9 @@ class TokenAutomaton:
 
     def _refuse_joined_words(self, prefix: str) -> None:
         """Every two words that can meet, and random reports."""
+        anchor = self._ids(_ANCHOR)
         for one, two in sorted(_pairs(self.automaton)):
-            if (
-                self._ids(f"{_ANCHOR} {one} {two}")[len(self._ids(_ANCHOR)) :]
-                != self._spelled[one] + self._spelled[two]
-            ):
+            if self._ids(f"{_ANCHOR} {one} {two}") != anchor + self._spelled[one] + self._spelled[two]:
                 raise self._not_word_by_word(f"{one} {two}")
         chance = random.Random(0)
         for _ in range(_NUM_TRIED):

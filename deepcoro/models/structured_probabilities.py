@@ -3,7 +3,8 @@
 A report names the segments of the canonical wording in one order, so that each has one place where it is named or
 passed over: its *slot*. A sentence about a segment says its stenosis first or not at all, so that the slot has one
 place for the grade, too. Written q below is the model with the automaton's mask: of each next token, the softmax over
-the ids that may follow (as ``StructuredReports`` masks them, with room enough). Then for a segment s of a report
+the ids that may follow (as ``StructuredReports`` masks them, with room enough and at temperature 1). Then for a segment
+s of a report
 
     words[w] = q(what the report says of s is w  |  the report up to the slot of s)
 
@@ -49,7 +50,8 @@ class SegmentProbability:
 
     Args:
         segment: one of ``SEGMENTS``.
-        words: of each of ``WORDS`` its probability; they sum to 1.
+        words: of each of ``WORDS`` its probability; they sum to 1. NaN where the model gives what the report says
+            before the segment less chance than a number can hold (1e-308).
         sentence: the probability of the report's sentence on it, word for word, given all before; ``None`` where the
             report has none.
     """
@@ -98,9 +100,10 @@ def report_probabilities(automaton: TokenAutomaton, text: str, next_scores: Next
     for slot, outcomes in zip(slots, _outcomes(automaton, slots, next_scores), strict=True):
         for segment, order in slot.asked(automaton):
             reached = {at: mass for at, mass in outcomes.items() if at[0] >= order}
-            words = dict.fromkeys(WORDS, 0.0)
+            total = sum(reached.values()) or math.nan  # 0 where the model holds what is said before for impossible
+            words = dict.fromkeys(WORDS, 0.0 * total)
             for (named, word), mass in reached.items():
-                words[word if named == order else "unnamed"] += mass / sum(reached.values())
+                words[word if named == order else "unnamed"] += mass / total
             sentence = math.exp(sum(logs[slot.begin : slot.end])) if slot.named == segment else None
             found.append(SegmentProbability(segment, words, sentence))
     return ReportProbabilities(text, sum(logs), tuple(found))

@@ -179,3 +179,22 @@ def test_scores_of_a_decoder_are_of_the_last_token_of_each_text(tokenizers):
     for text, row in zip(texts, found):
         wanted = decoder(torch.tensor([text]), video, mask)[0, -1]
         assert torch.allclose(row.double(), wanted, atol=1e-5)
+
+
+def test_after_what_is_impossible_nothing_can_be_said(tokenizers):
+    """A model that holds a sentence on the proximal RCA for certain, and a report that passes it over."""
+    words = tokenizers["small"]
+    automaton = TokenAutomaton(ReportAutomaton.of(["left"], ["right"]), words)
+    certain = words.encode(["Right coronary tree. Proximal RCA: thrombus."])[0][0].tolist()
+
+    def next_scores(texts):
+        scores = torch.zeros(len(texts), words.vocab_size)
+        for row, some in enumerate(texts):
+            if list(some) == certain[: len(some)]:
+                scores[row, certain[len(some)]] = 5000
+        return scores
+
+    found = report_probabilities(automaton, "Right coronary tree. RCA: normal.", next_scores).segments
+    assert [one.segment for one in found] == ["prox_rca", "mid_rca", "dist_rca"]
+    assert found[0].words["unsaid"] == pytest.approx(1)
+    assert all(math.isnan(share) for share in found[1].words.values())
