@@ -50,6 +50,7 @@ class CaptioningConfig(Section):
     ignore_index: Annotated[int, Field(lt=0)] = -100  # marks what is not asked; below 0, as no word is
     chunk_size: Positive = 1024  # tokens whose logits the loss holds at once: less memory, or fewer and larger products
     max_generation_length: Positive = 128
+    structured: bool = False  # only what stays a report of the canonical wording may be written, whatever the weights
     do_sample: bool = False
     temperature: Annotated[float, Field(gt=0)] = 1.0
 

@@ -6,6 +6,7 @@ Letters: B reports, L text tokens, D width.
 from __future__ import annotations
 
 import os
+import string
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -148,8 +149,10 @@ def save_small_text_encoder(
         raise ValueError("a tokenizer needs at least one report to learn its words from")
     pieces = BertWordPieceTokenizer(lowercase=False, strip_accents=False)
     pieces.train_from_iterator(texts, vocab_size=vocab_size, min_frequency=1, show_progress=False)
-    # Every digit stands by itself in the vocabulary, alone and as a continuation, so that no number is unknown.
-    pieces.add_tokens([c for d in range(10) for c in (str(d), f"##{d}") if pieces.token_to_id(c) is None])
+    # Every letter, digit and sign of the canonical wording stands by itself in the vocabulary, alone and as a
+    # continuation, so that no number is unknown, and no word that these reports happen not to have.
+    signs = [*string.digits, *string.ascii_letters, *".,:%()-"]
+    pieces.add_tokens([c for sign in signs for c in (sign, f"##{sign}") if pieces.token_to_id(c) is None])
     tokenizer = BertTokenizerFast(vocab=pieces.get_vocab(), do_lower_case=False)
     tokenizer.save_pretrained(folder)
     config = BertConfig(

@@ -99,7 +99,7 @@ class Finding:
             self.medina is None or re.fullmatch(r"[01],[01],[01]", self.medina) is not None,
             f"Medina class must look like 1,1,0, got {self.medina!r}",
         )
-        check(bool(self._clauses()), "it says nothing")
+        check(bool(self.clauses()), "it says nothing")
 
     @property
     def significant(self) -> bool:
@@ -118,7 +118,7 @@ class Finding:
             values["ifr"] = round(float(values["ifr"]), 2)  # the column is 32-bit
         return cls(**values)
 
-    def _clauses(self) -> list[str]:
+    def clauses(self) -> list[str]:
         """The phrases of this finding, in their fixed order; ``_read_clause`` is the inverse, phrase by phrase."""
         say: list[str] = []
         if self.occlusion != "none":
@@ -183,20 +183,31 @@ def render_report(findings: Iterable[Finding], dominance: str | None = None, tre
 
 def _tree_sentences(by_segment: dict[str, Finding], tree: str, dominance: str | None) -> list[str]:
     sentences = []
-    vessels = [(home, vessel, segments) for home in TREES for vessel, segments in VESSELS[home].items()]
-    for home, vessel, segments in vessels:
-        members = [segment for segment in segments if tree_of(segment, dominance) == tree]
+    for vessel, members, normal in vessels_of(tree, dominance):
         found = [by_segment[segment] for segment in members if segment in by_segment]
         for finding in found:
-            sentences.append(_upper_first(f"{SEGMENT_NAMES[finding.segment]}: {', '.join(finding._clauses())}."))
-        # Most hearts have no ramus, and where the circumflex feeds the inferior wall its LVP stands for the PDA: these
-        # are named only with a finding.
-        if members and not found and vessel != "ramus" and home == tree:
-            sentences.append(_upper_first(f"{vessel}: normal."))
+            sentences.append(upper_first(f"{SEGMENT_NAMES[finding.segment]}: {', '.join(finding.clauses())}."))
+        if normal and not found:
+            sentences.append(upper_first(f"{vessel}: normal."))
     return sentences
 
 
-def _upper_first(text: str) -> str:
+def vessels_of(tree: str, dominance: str | None = None) -> list[tuple[str, tuple[str, ...], bool]]:
+    """The vessels that a report of ``tree`` speaks of, in its order: name, segments, and whether it is called normal
+    where none of them has a finding."""
+    vessels = []
+    for home in TREES:
+        for vessel, segments in VESSELS[home].items():
+            members = tuple(segment for segment in segments if tree_of(segment, dominance) == tree)
+            # Most hearts have no ramus, and where the circumflex feeds the inferior wall its LVP stands for the PDA:
+            # these are named only with a finding.
+            if members:
+                vessels.append((vessel, members, vessel != "ramus" and home == tree))
+    return vessels
+
+
+def upper_first(text: str) -> str:
+    """``text`` as a sentence begins."""
     return text[0].upper() + text[1:]
 
 

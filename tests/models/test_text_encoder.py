@@ -55,3 +55,10 @@ def test_a_tokenizer_of_no_reports_is_refused(tmp_path):
 
 def test_the_model_has_a_row_for_every_token(text_folder, report_tokenizer, encoder):
     assert encoder.transformer.get_input_embeddings().num_embeddings == report_tokenizer.vocab_size
+
+
+def test_a_small_tokenizer_spells_words_that_its_reports_lack(report_tokenizer):
+    """ "Balanced", "obtuse" and "critical" stand in none of the reports it was made of."""
+    text = "Balanced dominance. Second obtuse marginal: 95% stenosis (critical), iFR 0.46, Medina 0,1,0."
+    ids, lengths = report_tokenizer.encode([text])
+    assert report_tokenizer.decode(ids[0, : lengths[0]]) == text

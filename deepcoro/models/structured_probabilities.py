@@ -1,0 +1,261 @@
+"""Findings with their probabilities: what a writer of reports holds for true of each segment, whatever words it chose.
+
+A report names the segments of the canonical wording in one order, so that each has one place where it is named or
+passed over: its *slot*. A sentence about a segment says its stenosis first or not at all, so that the slot has one
+place for the grade, too. Written q below is the model with the automaton's mask: of each next token, the softmax over
+the ids that may follow (as ``StructuredReports`` masks them, with room enough and at temperature 1). Then for a segment
+s of a report
+
+    words[w] = q(what the report says of s is w  |  the report up to the slot of s)
+
+    unnamed            s has no sentence, whatever vessel is then called normal and whoever is named next
+    unsaid             s has a sentence, and it says no stenosis first (a stent, a flow, ...)
+    none ... cto       s has a sentence that begins with a stenosis of this grade, summed over all its percents and over
+                       all that may follow
+
+The report up to the slot is teacher-forced: headers, and the sentences of earlier segments, as the report has them. In
+the slot the sum is over all that could be written there; what the report says after it plays no part. Where several
+segments could be named at one place, s is asked for given that none of those before it in the order is named there:
+these are the factors of the chain rule, so that no probability is counted twice. No sum is cut: where ids that may
+follow lead to different words, the model is asked again after each of them. Ids that alone may follow cost nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from deepcoro.models.captioning_decoder import CaptioningDecoder
+from deepcoro.models.structured import After, Node, TokenAutomaton
+from deepcoro.reports.automaton import STENOSIS_SAID, WORDS_OF_STENOSIS, State
+from deepcoro.reports.vocabulary import is_significant
+
+WORDS = ("unnamed", "unsaid", *WORDS_OF_STENOSIS)
+_PERCENT = {"none": 0, "mild": 1, "moderate": 50, "severe": 70, "critical": 90, "total": 100, "cto": 100}
+
+NextScores = Callable[[Sequence[tuple[int, ...]]], Tensor]  # ids of R texts -> scores [R, V] of what follows each
+
+Order = tuple[int, int, int]
+_BEYOND: Order = (99, 0, 0)  # after the segments that are asked for
+_Outcome = tuple[Order, str]  # what was named in a slot, and which of WORDS
+
+
+@dataclass(frozen=True)
+class SegmentProbability:
+    """Of one segment.
+
+    Args:
+        segment: one of ``SEGMENTS``.
+        words: of each of ``WORDS`` its probability; they sum to 1. NaN where the model gives what the report says
+            before the segment less chance than a number can hold (1e-308).
+        sentence: the probability of the report's sentence on it, word for word, given all before; ``None`` where the
+            report has none.
+    """
+
+    segment: str
+    words: dict[str, float]
+    sentence: float | None
+
+    @property
+    def significant(self) -> float:
+        """That the stenosis is significant: >= 70 % (left main >= 50 %), or an occlusion."""
+        return sum(
+            share
+            for word, share in self.words.items()
+            if word in _PERCENT
+            and is_significant(self.segment, _PERCENT[word], word if word in ("total", "cto") else "none")
+        )
+
+
+@dataclass(frozen=True)
+class ReportProbabilities:
+    """Of a report: its canonical text, the log of that text's probability under q, and its segments in their order."""
+
+    text: str
+    log_probability: float
+    segments: tuple[SegmentProbability, ...]
+
+
+def report_probabilities(automaton: TokenAutomaton, text: str, next_scores: NextScores) -> ReportProbabilities:
+    """The segments that ``text`` speaks of or passes over, with their probabilities (see the head of this file).
+
+    Args:
+        automaton: of the reports that may be written.
+        text: a report of its language, such as a written one, or any other that says the same
+            (``ReportAutomaton.canonical``): case, spacing and order change nothing.
+        next_scores: the model: texts from the start token on -> log-probabilities, or logits, of the next token [R, V].
+
+    Raises:
+        ValueError: no report of the automaton's language says that.
+    """
+    if automaton.automaton.read(text) is None:
+        text = automaton.automaton.canonical(text)
+    slots, ids = _slots(automaton, text)
+    logs = _log_probabilities(automaton, ids, next_scores)
+    found = []
+    for slot, outcomes in zip(slots, _outcomes(automaton, slots, next_scores), strict=True):
+        for segment, order in slot.asked(automaton):
+            reached = {at: mass for at, mass in outcomes.items() if at[0] >= order}
+            total = sum(reached.values()) or math.nan  # 0 where the model holds what is said before for impossible
+            words = dict.fromkeys(WORDS, 0.0 * total)
+            for (named, word), mass in reached.items():
+                words[word if named == order else "unnamed"] += mass / total
+            sentence = math.exp(sum(logs[slot.begin : slot.end])) if slot.named == segment else None
+            found.append(SegmentProbability(segment, words, sentence))
+    return ReportProbabilities(text, sum(logs), tuple(found))
+
+
+def decoder_scores(decoder: CaptioningDecoder, video_tokens: Tensor, video_mask: Tensor, rows: int = 64) -> NextScores:
+    """``next_scores`` of one unit: ``video_tokens`` [1, M, D] and ``video_mask`` [1, M].
+
+    Args:
+        rows: texts that are looked at at once.
+    """
+
+    @torch.no_grad()
+    def next_scores(texts: Sequence[tuple[int, ...]]) -> Tensor:
+        found = []
+        for begin in range(0, len(texts), rows):
+            some = [torch.tensor(text, device=video_tokens.device) for text in texts[begin : begin + rows]]
+            ids = torch.nn.utils.rnn.pad_sequence(some, batch_first=True)  # padded at the end: no token looks there
+            memory = video_tokens.expand(len(some), -1, -1), video_mask.expand(len(some), -1)
+            hidden = decoder(ids, *memory, return_hidden=True)
+            last = torch.tensor([len(text) - 1 for text in some], device=ids.device)
+            found.append((hidden[torch.arange(len(some), device=ids.device), last] @ decoder.output_weight.T).float())
+        return torch.cat(found)
+
+    return next_scores
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """A place between sentences, and the sentence that the report has there.
+
+    Args:
+        state: of the texts, before the sentence.
+        ids: the report so far.
+        begin, end: the sentence's place in the ids of the report.
+        order: of what it names.
+        named: the segment of a sentence with a finding.
+    """
+
+    state: State
+    ids: tuple[int, ...]
+    begin: int
+    end: int
+    order: Order
+    named: str | None
+
+    def asked(self, automaton: TokenAutomaton) -> list[tuple[str, Order]]:
+        """Segments that could be named here, and that the report names or passes over here."""
+        choices = automaton.automaton.choices(self.state)
+        return [(c.about, c.order) for c in choices if c.kind == "name" and c.order <= self.order]
+
+
+def _slots(automaton: TokenAutomaton, text: str) -> tuple[list[_Slot], tuple[int, ...]]:
+    """The places of a report where segments are named or passed over, and its ids, start and end tokens included."""
+    way = automaton.automaton.read(text)
+    assert way is not None
+    slots: list[_Slot] = []
+    ids = automaton.prefix_ids
+    for number, (state, choice, phrase) in enumerate(way):
+        before, ids = ids, ids + tuple(automaton.spell(phrase, first=number == 0))
+        # A name may turn out to be that of a normal vessel: "Left main:" with "normal." after it.
+        if choice.kind in ("header", "name") or (choice.kind == "normal" and way[number - 1][1].kind != "name"):
+            named = choice.about if choice.kind == "name" else None
+            slots.append(_Slot(state, before, len(before), len(ids), choice.order, named))
+        elif choice.kind == "normal":
+            slots[-1] = replace(slots[-1], end=len(ids), order=choice.order, named=None)
+        else:
+            slots[-1] = replace(slots[-1], end=len(ids))
+    slots.append(_Slot(way[-1][1].target, ids, len(ids), len(ids) + 1, _BEYOND, None))
+    return [slot for slot in slots if slot.asked(automaton)], (*ids, automaton.words.end_id)
+
+
+def _log_probabilities(automaton: TokenAutomaton, ids: tuple[int, ...], next_scores: NextScores) -> list[float]:
+    """Log q of each of ``ids``, given those before it; 0 for the prefix and where no other may follow."""
+    state, logs, asked = automaton.start, [0.0] * len(ids), []
+    for place in range(len(automaton.prefix_ids), len(ids)):
+        allowed = automaton.allowed(state)
+        if len(allowed) > 1:
+            asked.append((place, allowed))
+        state = automaton.step(state, ids[place])
+    scores = next_scores([ids[:place] for place, _ in asked])
+    for (place, allowed), row in zip(asked, scores, strict=True):
+        logs[place] = float(row[allowed].double().log_softmax(0)[allowed.index(ids[place])])
+    return logs
+
+
+@dataclass(frozen=True)
+class _Way:
+    """A beginning of what could be written in a slot: of ``mass``, at ``node`` of what may follow ``after``, and inside
+    the sentence of ``segment``, or before any."""
+
+    slot: int
+    ids: tuple[int, ...]
+    after: After
+    node: Node
+    mass: float
+    segment: str | None = None
+
+
+def _outcomes(
+    automaton: TokenAutomaton, slots: Sequence[_Slot], next_scores: NextScores
+) -> list[dict[_Outcome, float]]:
+    """For each slot what could be written there, with its mass under q, down to ids that all lead to one outcome."""
+    found: list[dict[_Outcome, float]] = [{} for _ in slots]
+    ways = []
+    for number, slot in enumerate(slots):
+        after, node = automaton.at(slot.state)
+        assert after is not None
+        ways.append(_Way(number, slot.ids, after, node, 1.0))
+    while ways:
+        undecided = []
+        for way in ways:
+            ahead = {_outcome(way, *leaf, slots[way.slot].order) for leaf in _leaves(way.node)}
+            outcome = ahead.pop()
+            if ahead or outcome is None:
+                undecided.append(way)
+            else:
+                found[way.slot][outcome] = found[way.slot].get(outcome, 0.0) + way.mass
+        asked = [way.ids for way in undecided if len(way.node.children) > 1]
+        scores = iter(next_scores(asked)) if asked else iter(())
+        ways = []
+        for way in undecided:
+            tokens = list(way.node.children)
+            shares = next(scores)[tokens].double().softmax(0).tolist() if len(tokens) > 1 else [1.0]
+            ways += [_followed(automaton, way, token, share) for token, share in zip(tokens, shares, strict=True)]
+    return found
+
+
+def _followed(automaton: TokenAutomaton, way: _Way, token: int, share: float) -> _Way:
+    child, ids, mass = way.node.children[token], (*way.ids, token), way.mass * share
+    if child.leaf is not None and child.leaf[0] >= 0:
+        choice = way.after.choices[child.leaf[0]]
+        after, root = automaton.at(choice.target)
+        if choice.kind == "name" and after is not None:
+            return _Way(way.slot, ids, after, root, mass, choice.about)
+    return _Way(way.slot, ids, way.after, child, mass, way.segment)
+
+
+def _outcome(way: _Way, number: int, phrase: str, written: Order) -> _Outcome | None:
+    """What a phrase that may follow decides; ``None``: a name, after which the sentence has to be seen."""
+    choice = way.after.choices[number] if number >= 0 else None  # the end of the report
+    if choice is None or choice.order > written:
+        return _BEYOND, "unnamed"
+    if choice.kind == "name":
+        return None
+    if way.segment is None or choice.kind == "normal":
+        return choice.order, "unnamed"
+    return choice.order, STENOSIS_SAID[phrase[:-1]] if choice.kind == "stenosis" else "unsaid"
+
+
+def _leaves(node: Node) -> Iterator[tuple[int, str]]:
+    if node.leaf is not None:
+        yield node.leaf
+    for child in node.children.values():
+        yield from _leaves(child)

@@ -1,0 +1,95 @@
+"""A step of report writing with the mask of structured reports beside the plain step.
+
+python -m experiments.bench.structured [--quick]
+
+The plain step is the caption decoder's with its cache, of the default size with 30,522 words; with the mask it is that
+and ``StructuredReports`` on scores of the same width, along reports written before by chance. The automaton is built
+once for a tokenizer; that is timed apart.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+
+import click
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepcoro.data.text import ReportTokenizer
+from deepcoro.models.captioning_decoder import CaptioningDecoder
+from deepcoro.models.structured import TokenAutomaton
+from deepcoro.models.structured_writing import StructuredReports
+from deepcoro.models.text_encoder import load_tokenizer, save_small_text_encoder
+from deepcoro.reports.automaton import ReportAutomaton
+from experiments.bench.paired import device, machine, print_json, time_pairs
+
+VOCABULARY, VIDEO_TOKENS = 30522, 196
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="8 rows of 40 tokens, three pairs.")
+def main(quick: bool) -> None:
+    """64 rows of 96 tokens, of any dominance and tree."""
+    rows, steps = (8, 40) if quick else (64, 96)
+    words = tokenizer()
+    begin = time.perf_counter()
+    automaton = TokenAutomaton(ReportAutomaton.of(), words)
+    built = time.perf_counter() - begin
+    ids = written(automaton, rows, steps)
+    print(f"{rows} rows of {steps} tokens, {VOCABULARY} words, {machine()}; the automaton was built in {built:.2f} s")
+    torch.manual_seed(0)
+    decoder = CaptioningDecoder(VOCABULARY).to(device()).eval()
+    video = torch.randn(rows, VIDEO_TOKENS, 512, device=device())
+    seen = torch.ones(rows, VIDEO_TOKENS, dtype=torch.bool, device=device())
+    scores = torch.randn(rows, VOCABULARY, device=device())
+    in_masks: list[float] = []
+
+    def plain() -> None:
+        decoder.generate(video, seen, words.start_id, -1, words.pad_id, steps)
+
+    def masked() -> None:
+        plain()
+        writer = StructuredReports(automaton, steps)
+        begin = time.perf_counter()
+        for length in range(1, steps + 1):
+            writer(ids[:, :length], scores)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        in_masks.append((time.perf_counter() - begin) / steps)
+
+    timed = time_pairs(masked, plain, 3 if quick else 5)
+    low, high = timed.interval
+    mask, step = float(np.median(in_masks[1:])) * 1e3, float(np.median(timed.theirs)) / steps * 1e3
+    print(
+        f"  the mask {mask:.2f} ms a step beside {step:.1f} ms of the decoder: {1 / timed.ratio:.3f} of the plain step "
+        f"(95% interval {1 / high:.3f} to {1 / low:.3f}, {len(timed.ours)} pairs)"
+    )
+    figures = {"device": machine(), "rows": rows, "mask_ms": mask, "plain_step_ms": step, "built_seconds": built}
+    print_json("structured", 1 / timed.ratio, "lower", figures)
+
+
+def tokenizer() -> ReportTokenizer:
+    """A small one that knows every word of the wording."""
+    texts, chance = ReportAutomaton.of(), random.Random(0)
+    with tempfile.TemporaryDirectory() as folder:
+        save_small_text_encoder([texts.random_text(chance) for _ in range(500)], folder, width=16, depth=1, num_heads=2)
+        return ReportTokenizer.from_pretrained(load_tokenizer(folder), 512)
+
+
+def written(automaton: TokenAutomaton, rows: int, steps: int) -> Tensor:
+    """Reports by chance: ids [rows, steps + 1], padded."""
+    chance, found = random.Random(0), []
+    for _ in range(rows):
+        ids, state = list(automaton.prefix_ids), automaton.start
+        while len(ids) <= steps:
+            ids.append(chance.choice(automaton.allowed(state, steps + 1 - len(ids))))
+            state = automaton.step(state, ids[-1])
+        found.append(ids)
+    return torch.tensor(found, device=device())
+
+
+if __name__ == "__main__":
+    main()
