@@ -44,26 +44,27 @@ def unit_text_keys(batch: Mapping[str, Any], config: Config) -> list[tuple[int, 
 
 
 def write_texts(
-    model: MultitaskModel, words: ReportTokenizer, tokens: Tensor, valid: Tensor, views_at: Tensor, greedy: bool = False
+    model: MultitaskModel, words: ReportTokenizer, tokens: Tensor, valid: Tensor, views_at: Tensor, without_luck: bool = False
 ) -> list[str]:
     """Texts [B] of units with video ``tokens`` [B*V, N, D], views ``valid`` [B, V] taken as ``views_at`` [B, V, 3].
 
     Where the model writes about clips by themselves, a unit's text is that of its clips (``join_texts``).
 
     Args:
-        greedy: whatever the config says of writing: a metric must not depend on luck.
+        without_luck: nothing is drawn, whatever the config says: a metric must not depend on chance.
     """
+    from deepcoro.models.generation import generate  # it loads transformers, which takes seconds
+
     assert model.captioning_decoder is not None
     part = model.config.captioning
-    ids = model.captioning_decoder.generate(
+    ids = generate(
+        model.captioning_decoder,
         *model.memory(tokens, valid, views_at),
         words.start_id,
         words.end_id,
         words.pad_id,
-        part.max_generation_length,
-        part.do_sample and not greedy,
-        part.temperature,
-    )
+        part.without_luck() if without_luck else part,
+    ).ids
     texts = [words.decode(row) for row in ids.tolist()]
     if len(texts) == len(valid):
         return texts
