@@ -44,7 +44,12 @@ def unit_text_keys(batch: Mapping[str, Any], config: Config) -> list[tuple[int, 
 
 
 def write_texts(
-    model: MultitaskModel, words: ReportTokenizer, tokens: Tensor, valid: Tensor, views_at: Tensor, without_luck: bool = False
+    model: MultitaskModel,
+    words: ReportTokenizer,
+    tokens: Tensor,
+    valid: Tensor,
+    views_at: Tensor,
+    without_luck: bool = False,
 ) -> list[str]:
     """Texts [B] of units with video ``tokens`` [B*V, N, D], views ``valid`` [B, V] taken as ``views_at`` [B, V, 3].
 

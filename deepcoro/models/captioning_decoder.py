@@ -54,12 +54,16 @@ class DecoderBlock(nn.Module):
     def forward(
         self, x: Tensor, memory: KeysValues, memory_mask: Tensor | None, past: PastText | None = None
     ) -> Tensor:
-        """``x`` [R, L, D] -> the same, of texts that go on from ``past``. ``memory`` [B, H, M, D/H] is that of the clips;
-        where R is a multiple of B, each clip has R / B texts, one after the other."""
+        """``x`` [R, L, D] -> the same, of texts that go on from ``past``. ``memory`` [B, H, M, D/H] is that of the
+        clips; where R is a multiple of B, each clip has R / B texts, one after the other."""
         normed = self.norm1(x)
         own = self.self_attention.keys_values(normed)
-        x = x + self.dropout(self.self_attention(normed, own if past is None else past.extend(own), causal=x.shape[1] > 1))
-        queries = self.norm2(x).reshape(len(memory[0]), -1, x.shape[-1])  # the texts of a clip share its keys and values
+        x = x + self.dropout(
+            self.self_attention(normed, own if past is None else past.extend(own), causal=x.shape[1] > 1)
+        )
+        queries = self.norm2(x).reshape(
+            len(memory[0]), -1, x.shape[-1]
+        )  # the texts of a clip share its keys and values
         x = x + self.dropout(self.cross_attention(queries, memory, mask=memory_mask)).reshape_as(x)
         return x + self.dropout(self.feed_forward(self.norm3(x)))
 
@@ -152,7 +156,9 @@ class CaptioningDecoder(nn.Module):
     def look(self, video_tokens: Tensor, video_mask: Tensor, places: int) -> WritingState:
         """The video's part of writing texts of ``places`` tokens at most; arguments as for ``forward``."""
         mask = None if bool(video_mask.all()) else _attendable(video_mask)  # without a mask attention is faster
-        return WritingState([b.cross_attention.keys_values(video_tokens) for b in self._blocks()], mask, places)
+        memories = [block.cross_attention.keys_values(video_tokens) for block in self._blocks()]
+        # Each head's keys side by side: one query at a time reads them up to twice as fast.
+        return WritingState([(key.contiguous(), value.contiguous()) for key, value in memories], mask, places)
 
     def go_on(self, input_ids: Tensor, state: WritingState) -> Tensor:
         """Logits [R, V] of the token after the last of ``input_ids`` [R, L], which go on from ``state`` and are added

@@ -1,7 +1,7 @@
 """Texts written by the captioning decoder: greedy, drawn, or looked for by beam search, by transformers' own
 generation. Importing this file loads transformers, which takes seconds.
 
-Letters: B clips (or studies), K beams, R texts (B * K), P tokens that are given, L tokens that are written, V vocabulary.
+Letters: B clips (or studies), K beams, R texts (B * K), P tokens that are given, L that are written, V vocabulary.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def generate(
     generator: torch.Generator | None = None,
     log_probs: bool = False,
 ) -> Written:
-    """Write a text for each row of ``video_tokens`` [B, M, D'], of which ``video_mask`` [B, M] bool tells what is there.
+    """Write a text for each row of ``video_tokens`` [B, M, D']; ``video_mask`` [B, M] bool is true where there is one.
 
     Keys and values of the video are computed once a clip, whatever the number of beams, and those of the text once a
     token. A row that has ended stays ended; writing stops when all have. A row without any video token gets no text:
@@ -79,7 +79,9 @@ def generate(
     state = decoder.look(video_tokens, video_mask, given + places - 1)
     config = _generation_config(writing, places, end_id, pad_id)
     with _drawing_from(generator if writing.do_sample else None, prompt.device):
-        ids = _Writer(decoder).generate(  # type: ignore[misc]
+        ids = _Writer(
+            decoder
+        ).generate(  # type: ignore[misc]
             prompt,
             generation_config=config,
             logits_processor=processors,
@@ -103,14 +105,14 @@ class _Writer(GenerationMixin, PreTrainedModel):
     config_class = PreTrainedConfig
 
     def __init__(self, decoder: CaptioningDecoder) -> None:
-        super().__init__(PreTrainedConfig(vocab_size=decoder.token_embedding.num_embeddings))
+        super().__init__(PreTrainedConfig())
         self.wrapped = decoder
 
     def forward(self, input_ids: Tensor, past_key_values: WritingState, **_: Any) -> CausalLMOutputWithPast:
         """Logits [R, 1, V] of the token after the last one."""
         return CausalLMOutputWithPast(logits=self.wrapped.go_on(input_ids, past_key_values).unsqueeze(1))
 
-    def prepare_inputs_for_generation(
+    def prepare_inputs_for_generation(  # type: ignore[override]
         self, input_ids: Tensor, past_key_values: WritingState, **_: Any
     ) -> dict[str, Any]:
         """The tokens that the state has not seen; nothing else is needed."""
@@ -155,13 +157,18 @@ def _generation_config(writing: Writing, places: int, end_id: int | None, pad_id
 
 
 def _prompt(
-    start: int | Tensor, video_tokens: Tensor, video_mask: Tensor, end_id: int | None, pad_id: int, decoder: CaptioningDecoder
+    start: int | Tensor,
+    video_tokens: Tensor,
+    video_mask: Tensor,
+    end_id: int | None,
+    pad_id: int,
+    decoder: CaptioningDecoder,
 ) -> Tensor:
     """[B, P], after a look at everything that is asked."""
     if video_tokens.ndim != 3 or video_tokens.shape[1] == 0 or video_mask.shape != video_tokens.shape[:2]:
         raise ValueError(
-            f"expected video tokens [B, M, D'] with a mask [B, M], M 1 or more, received {tuple(video_tokens.shape)} and "
-            f"{tuple(video_mask.shape)}"
+            f"expected video tokens [B, M, D'] with a mask [B, M], M 1 or more, received {tuple(video_tokens.shape)} "
+            f"and {tuple(video_mask.shape)}"
         )
     rows, device = len(video_tokens), video_tokens.device
     prompt = torch.full((rows, 1), start, device=device) if isinstance(start, int) else start.to(device)
@@ -173,8 +180,8 @@ def _prompt(
     positions, vocabulary = decoder.position_embedding.num_embeddings, decoder.token_embedding.num_embeddings
     if prompt.shape[1] > positions:
         raise ValueError(
-            f"{prompt.shape[1]} tokens are given of each text, more than the {positions} positions of the decoder: nothing "
-            "can follow them; give fewer, or train with a larger captioning.max_position_embeddings"
+            f"{prompt.shape[1]} tokens are given of each text, more than the {positions} positions of the decoder: "
+            "nothing can follow them; give fewer, or train with a larger captioning.max_position_embeddings"
         )
     special = {"pad_id": pad_id} if end_id is None else {"pad_id": pad_id, "end_id": end_id}
     wrong = [f"{name} {token}" for name, token in special.items() if not 0 <= token < vocabulary]
@@ -187,7 +194,7 @@ def _prompt(
 
 @contextmanager
 def _drawing_from(generator: torch.Generator | None, device: torch.device) -> Iterator[None]:
-    """transformers draws from torch's own generator: let that follow ``generator`` for a while."""
+    """What transformers draws, it draws from torch's own generator: let that follow ``generator`` for a while."""
     if generator is None:
         yield
         return
@@ -209,5 +216,7 @@ def _log_probs(
     begin, read = prompt.shape[1] - 1, torch.cat([prompt, ids[:, :-1]], dim=1)
     hidden = decoder(read, video_tokens, video_mask, return_hidden=True)[:, begin : begin + ids.shape[1]]
     weight = decoder.output_weight.to(hidden.dtype)
-    rows = [-F.cross_entropy((row @ weight.T).float(), own, reduction="none") for row, own in zip(hidden, ids, strict=True)]
+    rows = [
+        -F.cross_entropy((row @ weight.T).float(), own, reduction="none") for row, own in zip(hidden, ids, strict=True)
+    ]
     return torch.stack(rows)

@@ -51,8 +51,8 @@ def main(quick: bool, beams: bool) -> None:
         seconds = [float(np.median(s)) for s in (timed.ours, timed.theirs)]
         low, high = timed.interval
         print(
-            f"  {clips:2d} clips  {seconds[0]:.2f} beside {seconds[1]:.2f} s: {timed.ratio:.1f} times faster (95% interval "
-            f"{low:.1f} to {high:.1f}, {num_pairs} pairs), {1000 * seconds[0] / num_tokens:.1f} ms a token",
+            f"  {clips:2d} clips  {seconds[0]:.2f} beside {seconds[1]:.2f} s: {timed.ratio:.1f} times faster (95% "
+            f"interval {low:.1f} to {high:.1f}, {num_pairs} pairs), {1000 * seconds[0] / num_tokens:.1f} ms a token",
             flush=True,
         )
         ratios.append(timed.ratio)
