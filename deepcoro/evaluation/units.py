@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deepcoro.config import Config
+from deepcoro.config_writing import Writing
 from deepcoro.data.text import ReportTokenizer
 from deepcoro.levels import rows_at_level
 from deepcoro.models.multitask import MultitaskModel
@@ -49,26 +50,25 @@ def write_texts(
     tokens: Tensor,
     valid: Tensor,
     views_at: Tensor,
-    without_luck: bool = False,
+    writing: Writing | None = None,
 ) -> list[str]:
     """Texts [B] of units with video ``tokens`` [B*V, N, D], views ``valid`` [B, V] taken as ``views_at`` [B, V, 3].
 
     Where the model writes about clips by themselves, a unit's text is that of its clips (``join_texts``).
 
     Args:
-        without_luck: nothing is drawn, whatever the config says: a metric must not depend on chance.
+        writing: how; ``None``: as the config's captioning section says.
     """
     from deepcoro.models.generation import generate  # it loads transformers, which takes seconds
 
     assert model.captioning_decoder is not None
-    part = model.config.captioning
     ids = generate(
         model.captioning_decoder,
         *model.memory(tokens, valid, views_at),
         words.start_id,
         words.end_id,
         words.pad_id,
-        part.without_luck() if without_luck else part,
+        writing or model.config.captioning,
     ).ids
     texts = [words.decode(row) for row in ids.tolist()]
     if len(texts) == len(valid):

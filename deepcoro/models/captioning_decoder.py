@@ -52,18 +52,19 @@ class DecoderBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, memory: KeysValues, memory_mask: Tensor | None, past: PastText | None = None
+        self, x: Tensor, memory: Tensor | KeysValues, memory_mask: Tensor | None, past: PastText | None = None
     ) -> Tensor:
-        """``x`` [R, L, D] -> the same, of texts that go on from ``past``. ``memory`` [B, H, M, D/H] is that of the
-        clips; where R is a multiple of B, each clip has R / B texts, one after the other."""
+        """``x`` [R, L, D] -> the same, of texts that go on from ``past``. ``memory`` is the video's tokens [B, M, D'],
+        or its keys and values, for who uses them many times; where R is a multiple of B, each clip has R / B texts, one
+        after the other."""
+        if isinstance(memory, Tensor):  # made in here: a sharded block has its weights only while it runs
+            memory = self.cross_attention.keys_values(memory)
         normed = self.norm1(x)
         own = self.self_attention.keys_values(normed)
-        x = x + self.dropout(
-            self.self_attention(normed, own if past is None else past.extend(own), causal=x.shape[1] > 1)
-        )
-        queries = self.norm2(x).reshape(
-            len(memory[0]), -1, x.shape[-1]
-        )  # the texts of a clip share its keys and values
+        if past is not None:
+            own = past.extend(own)
+        x = x + self.dropout(self.self_attention(normed, own, causal=x.shape[1] > 1))
+        queries = self.norm2(x).reshape(len(memory[0]), -1, x.shape[-1])  # texts of a clip share its keys and values
         x = x + self.dropout(self.cross_attention(queries, memory, mask=memory_mask)).reshape_as(x)
         return x + self.dropout(self.feed_forward(self.norm3(x)))
 
@@ -141,7 +142,7 @@ class CaptioningDecoder(nn.Module):
         x = self._embed(input_ids, 0)
         mask = _attendable(video_mask)
         for block in self._blocks():
-            x = block(x, block.cross_attention.keys_values(video_tokens), mask)
+            x = block(x, video_tokens, mask)
         if return_hidden:
             device = x.device.type
             halves = torch.is_autocast_enabled(device)

@@ -61,8 +61,8 @@ def generate(
         writing: how, and how long; greedy where it is not given. No more is written than the decoder has positions for.
         processors: change the scores [R, V] of the next token by the ids [R, P + written] so far, before temperature,
             top-k and top-p; scores are logits, or with beams log-probabilities, and -inf forbids. Row r is beam r % K
-            of clip r // K. A beam that has nothing allowed to go on with scores -inf, and is asked for all the same:
-            a processor must not stumble over its ids.
+            of clip r // K. Texts that have ended are asked for all the same, and so are beams that had nothing allowed
+            to go on with: whatever its ids, a row needs a token that may follow, but for a beam among others.
         generator: what is drawn follows it; ``None``: torch's own.
         log_probs: return them too; costs one more pass over what was written.
 
@@ -81,14 +81,14 @@ def generate(
     with _drawing_from(generator if writing.do_sample else None, prompt.device):
         ids = _Writer(
             decoder
-        ).generate(  # type: ignore[misc]
+        ).generate(
             prompt,
             generation_config=config,
             logits_processor=processors,
             synced_gpus=False,  # workers that write different numbers of texts must not wait for each other
             past_key_values=state,
         )[:, given:]
-    there = video_mask.any(dim=1, keepdim=True)
+    there = video_mask.any(dim=1, keepdim=True) & (ids >= 0)  # -1: beam search ended without any text
     if end_id is not None:
         ended = (ids == end_id).cumsum(dim=1)
         there = there & ((ended == 0) | ((ended == 1) & (ids == end_id)))  # all up to the first end token

@@ -346,7 +346,7 @@ class OnlyAllowed(LogitsProcessor):
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_a_processor_says_what_may_follow(terse, num_beams):
     video, mask = memory(rows=2, unequal=True)
-    allowed = [{1, 4, END}, {5, 6}]
+    allowed = [{1, 4, END}, {5}]  # the second leaves no choice to its other beams
     own = OnlyAllowed(allowed, num_beams)
     writing = Writing(max_generation_length=6, num_beams=num_beams)
     written = generate(terse, video, mask, START, END, PAD, writing, LogitsProcessorList([own]), log_probs=True)
@@ -358,6 +358,15 @@ def test_a_processor_says_what_may_follow(terse, num_beams):
     assert [tuple(ids.shape) for ids in own.shown] == [(2 * num_beams, 1 + place) for place in range(len(own.shown))]
     assert all((ids[:, 0] == START).all() for ids in own.shown)
     assert_own_log_probs(terse, video, mask, written)
+
+
+def test_a_row_that_may_say_nothing_gets_padding(terse):
+    video, mask = memory(rows=2)
+    writing = Writing(max_generation_length=4, num_beams=3)
+    silent = LogitsProcessorList([OnlyAllowed([set(), {5, 6}], 3)])
+    written = generate(terse, video, mask, START, None, PAD, writing, silent, log_probs=True)
+    assert (written.ids[0] == PAD).all() and (written.log_probs[0] == 0).all()
+    assert set(written.ids[1].tolist()) <= {5, 6}
 
 
 def assert_own_log_probs(decoder, video, mask, written):
