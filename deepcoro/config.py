@@ -25,6 +25,7 @@ from deepcoro.config_encoder import (
 from deepcoro.config_section import Section, overlay, set_at
 from deepcoro.config_seed import SEED_KEYS, from_seed_keys
 from deepcoro.config_training import LossConfig, OptimConfig
+from deepcoro.config_writing import Writing
 from deepcoro.errors import ConfigError
 
 _BATCHES_PER_BLOCK, _BLOCK_BYTES = 4, 28 * 2**20
@@ -34,7 +35,7 @@ Rate = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
-class CaptioningConfig(Section):
+class CaptioningConfig(Writing):
     """The report decoder, and how it writes."""
 
     level: Level | None = None  # what a text is written about; None: the clip or the study, as data.unit says
@@ -49,10 +50,7 @@ class CaptioningConfig(Section):
     label_smoothing: Share = 0.1
     ignore_index: Annotated[int, Field(lt=0)] = -100  # marks what is not asked; below 0, as no word is
     chunk_size: Positive = 1024  # tokens whose logits the loss holds at once: less memory, or fewer and larger products
-    max_generation_length: Positive = 128
     structured: bool = False  # only what stays a report of the canonical wording may be written, whatever the weights
-    do_sample: bool = False
-    temperature: Annotated[float, Field(gt=0)] = 1.0
 
     @model_validator(mode="after")
     def _check(self) -> CaptioningConfig:

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOUNDATION = {"errors", "levels", "reports"} | {
-    f"config{part}" for part in ("", "_contrastive", "_data", "_encoder", "_seed", "_section", "_training")
+    f"config{part}" for part in ("", "_contrastive", "_data", "_encoder", "_seed", "_section", "_training", "_writing")
 }
 WORKING = {"data", "models", "losses", "metrics"}
 
@@ -24,11 +24,13 @@ ALLOWED = {
         "config_seed",
         "config_section",
         "config_training",
+        "config_writing",
     },
     "config_contrastive": {"config_section"},
     "config_data": {"errors", "config_section"},
     "config_encoder": {"errors", "config_section"},
     "config_training": {"errors", "config_section"},
+    "config_writing": {"config_section"},
     "config_section": {"errors"},
     "config_seed": {"errors"},
     "levels": set(),

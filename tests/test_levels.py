@@ -221,11 +221,9 @@ def test_texts_of_clips_are_joined(tiny_config, tiny_model, batch_of, report_tok
     with torch.no_grad():
         tokens = model.video_encoder(model.normalise(batch["clip"]).flatten(0, 1))
         views_at = model.views_at(batch)
-        written = write_texts(model, report_tokenizer, tokens, batch["valid"], views_at, greedy=True)
+        written = write_texts(model, report_tokenizer, tokens, batch["valid"], views_at)
         assert len(written) == 3
-        single = write_texts(
-            model, report_tokenizer, tokens[2:3], batch["valid"][1:2, :1], views_at[1:2, :1], greedy=True
-        )
+        single = write_texts(model, report_tokenizer, tokens[2:3], batch["valid"][1:2, :1], views_at[1:2, :1])
     assert written[1] == single[0]
     assert join_texts(["A.", None, "B.", "A."]) == "A. B."
     left, other, right = (

@@ -117,7 +117,8 @@ def _records(
                 record |= {"video_embedding": v, **({"text_embedding": t, "text_key": keys} if keys else {})}
         if model.captioning_decoder is not None:
             assert tokenizer is not None
-            texts = write_texts(model, tokenizer, tokens, batch["valid"], model.views_at(batch), greedy=True)
+            writing = config.captioning.without_luck()
+            texts = write_texts(model, tokenizer, tokens, batch["valid"], model.views_at(batch), writing)
             for record, written in zip(records, texts, strict=True):
                 record["generated"] = written
     if model.masked_video_modeling is not None:

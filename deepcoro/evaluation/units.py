@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deepcoro.config import Config
+from deepcoro.config_writing import Writing
 from deepcoro.data.text import ReportTokenizer
 from deepcoro.levels import rows_at_level
 from deepcoro.models.multitask import MultitaskModel
@@ -44,26 +45,31 @@ def unit_text_keys(batch: Mapping[str, Any], config: Config) -> list[tuple[int, 
 
 
 def write_texts(
-    model: MultitaskModel, words: ReportTokenizer, tokens: Tensor, valid: Tensor, views_at: Tensor, greedy: bool = False
+    model: MultitaskModel,
+    words: ReportTokenizer,
+    tokens: Tensor,
+    valid: Tensor,
+    views_at: Tensor,
+    writing: Writing | None = None,
 ) -> list[str]:
     """Texts [B] of units with video ``tokens`` [B*V, N, D], views ``valid`` [B, V] taken as ``views_at`` [B, V, 3].
 
     Where the model writes about clips by themselves, a unit's text is that of its clips (``join_texts``).
 
     Args:
-        greedy: whatever the config says of writing: a metric must not depend on luck.
+        writing: how; ``None``: as the config's captioning section says.
     """
+    from deepcoro.models.generation import generate  # it loads transformers, which takes seconds
+
     assert model.captioning_decoder is not None
-    part = model.config.captioning
-    ids = model.captioning_decoder.generate(
+    ids = generate(
+        model.captioning_decoder,
         *model.memory(tokens, valid, views_at),
         words.start_id,
         words.end_id,
         words.pad_id,
-        part.max_generation_length,
-        part.do_sample and not greedy,
-        part.temperature,
-    )
+        writing or model.config.captioning,
+    ).ids
     texts = [words.decode(row) for row in ids.tolist()]
     if len(texts) == len(valid):
         return texts

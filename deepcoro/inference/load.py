@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from deepcoro.config import Config
+from deepcoro.config_writing import Writing
 from deepcoro.data.text import ReportTokenizer
 from deepcoro.errors import ConfigError
 from deepcoro.evaluation.units import write_texts
@@ -51,13 +52,19 @@ class TrainedModel:
         ids, lengths = (torch.from_numpy(x).long().to(self.device) for x in self.tokenizer.encode(reports))
         return self.model.embed_text(ids, lengths)
 
-    def write_reports(self, clip: Tensor, valid: Tensor | None = None, angles: Tensor | None = None) -> list[str]:
-        """``clip`` [B, V, T, H, W] uint8 -> a report each, written as the config's captioning section says; ``valid``
-        and ``angles`` as for ``embed_videos``."""
+    def write_reports(
+        self,
+        clip: Tensor,
+        valid: Tensor | None = None,
+        angles: Tensor | None = None,
+        writing: Writing | None = None,
+    ) -> list[str]:
+        """``clip`` [B, V, T, H, W] uint8 -> a report each, written as ``writing`` says, or the config's captioning
+        section; ``valid`` and ``angles`` as for ``embed_videos``."""
         self._need("captioning")
         assert self.tokenizer is not None
         with torch.no_grad():
-            return write_texts(self.model, self.tokenizer, *self._tokens(clip, valid, angles))
+            return write_texts(self.model, self.tokenizer, *self._tokens(clip, valid, angles), writing)
 
     @property
     def device(self) -> torch.device:

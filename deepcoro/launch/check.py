@@ -262,6 +262,8 @@ class Check:
 
     def captions(self) -> str:
         """The decoder writes a text."""
+        from deepcoro.models.generation import generate  # it loads transformers, which takes seconds
+
         model = self._made().eval()
         if model.captioning_decoder is None:
             raise NotTried("captioning is not used (loss.weights.captioning=0)")
@@ -271,7 +273,8 @@ class Check:
             tokens = model.video_encoder(model.normalise(batch["clip"]).flatten(0, 1))
             memory, mask = model.memory(tokens, batch["valid"], model.views_at(batch))
         longest = min(_TEXT_TOKENS, part.max_generation_length)
-        ids = model.captioning_decoder.generate(memory, mask, words.start_id, words.end_id, words.pad_id, longest)
+        writing = part.model_copy(update={"max_generation_length": longest})
+        ids = generate(model.captioning_decoder, memory, mask, words.start_id, words.end_id, words.pad_id, writing).ids
         text = words.decode(ids[0].tolist())
         return f"{ids.shape[1]} tokens written of noise, by an untrained decoder: {text[:40]!r} ..."
 

@@ -130,7 +130,8 @@ def _reports(
     model: MultitaskModel, batch: dict[str, Any], tokens: Tensor, tokenizer: ReportTokenizer | None, names: list[str]
 ) -> list[tuple[str, str, str]]:
     assert model.captioning_decoder is not None and tokenizer is not None
-    written = write_texts(model, tokenizer, tokens, batch["valid"], model.views_at(batch), greedy=True)
+    writing = model.config.captioning.without_luck()
+    written = write_texts(model, tokenizer, tokens, batch["valid"], model.views_at(batch), writing)
     return [
         (name, tokenizer.decode(true), own)
         for name, true, own in zip(names, batch["input_ids"].tolist(), written, strict=True)
