@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deepcoro.config import Config
+from deepcoro.data.caption_tasks import prompt_ids
 from deepcoro.data.text import ReportTokenizer
 from deepcoro.levels import rows_at_level
 from deepcoro.models.multitask import MultitaskModel
@@ -55,14 +56,18 @@ def write_texts(
     """
     assert model.captioning_decoder is not None
     part = model.config.captioning
+    memory, mask = model.memory(tokens, valid, views_at)
+    prompt = torch.tensor(prompt_ids(words, part), device=memory.device)
     ids = model.captioning_decoder.generate(
-        *model.memory(tokens, valid, views_at),
+        memory,
+        mask,
         words.start_id,
         words.end_id,
         words.pad_id,
         part.max_generation_length,
         part.do_sample and not greedy,
         part.temperature,
+        prompt=prompt.expand(len(memory), -1),
     )
     texts = [words.decode(row) for row in ids.tolist()]
     if len(texts) == len(valid):

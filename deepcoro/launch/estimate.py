@@ -269,9 +269,11 @@ def synthetic_batch(config: Config, rows: int, text_tokens: int, device: torch.d
             "text_length": torch.full((rows,), text_tokens),
             "prefix_length": torch.ones(rows, dtype=torch.long),
         }
+    if config.loss.is_used("captioning") and config.captioning.parallel_share > 0:
+        batch["parallel"] = torch.arange(rows) % 2 == 0
     if config.needs_clip_texts:
-        of_texts = ("has_report", "report_key", "input_ids", "text_length", "prefix_length")
-        for name in of_texts:
+        of_texts = ("has_report", "report_key", "input_ids", "text_length", "prefix_length", "parallel")
+        for name in (name for name in of_texts if name in batch):
             batch[f"clip_{name}"] = batch[name][:, None].repeat(1, views, *[1] * (batch[name].ndim - 1))
     return {name: tensor.to(device) for name, tensor in batch.items()}
 

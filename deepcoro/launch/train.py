@@ -24,6 +24,7 @@ from ray.train import (
 from ray.train.torch import TorchTrainer
 
 from deepcoro.config import Config
+from deepcoro.data.caption_tasks import check_words
 from deepcoro.data.pipeline import training_dataset
 from deepcoro.data.schema import UNITS
 from deepcoro.data.tables import PreparedDataset, Units
@@ -213,6 +214,11 @@ def resolve(config: Config, dataset: PreparedDataset, units: Units) -> Config:
         )
         off = {"contrastive": 0.0, "captioning": 0.0}
         config = config.merge({"loss": {"weights": off, "initial": off, "final": off}})
+    if config.loss.is_used("captioning") and config.captioning.tasks.in_use and not units.has_boxes():
+        say(
+            f"WARNING: no training video of {dataset.root} has a box: captioning.tasks.aref and gcap have nothing to "
+            "ask for, and every row is a report"
+        )
     return config
 
 
@@ -235,7 +241,8 @@ def save_tokenizer(config: Config, run: Path) -> Config:
     """Keep the tokenizer with a run that begins, and fill in ``captioning.vocab_size``.
 
     Raises:
-        ConfigError: no tokenizer, or a vocabulary size that is not the tokenizer's.
+        ConfigError: no tokenizer, a vocabulary size that is not the tokenizer's, or a tokenizer that does not know the
+            words of the captioning tasks.
     """
     if not config.needs_text:
         return config
@@ -247,6 +254,8 @@ def save_tokenizer(config: Config, run: Path) -> Config:
             f"{config.text_encoder.source!r} has "
             f"{tokenizer.vocab_size} tokens; leave it out, or set it to that"
         )
+    if config.loss.is_used("captioning") and config.captioning.tasks.in_use:
+        check_words(tokenizer, config.text_encoder.source)
     if config.loss.is_used("contrastive"):
         longest = longest_text(config.text_encoder.source)
         if longest is not None and config.data.max_text_length > longest:

@@ -27,14 +27,20 @@ class DecoderBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, memory: KeysValues, memory_mask: Tensor, past: KeysValues | None = None
+        self,
+        x: Tensor,
+        memory: KeysValues,
+        memory_mask: Tensor,
+        past: KeysValues | None = None,
+        own_mask: Tensor | None = None,
     ) -> tuple[Tensor, KeysValues]:
-        """``x`` [B, L, D] and the text's keys and values, of ``past`` and ``x``."""
+        """``x`` [B, L, D] and the text's keys and values, of ``past`` and ``x``. ``own_mask`` [B, 1, L, L] stands for
+        the causal one."""
         normed = self.norm1(x)
         own = self.self_attention.keys_values(normed)
         if past is not None:
             own = (torch.cat([past[0], own[0]], dim=2), torch.cat([past[1], own[1]], dim=2))
-        x = x + self.dropout(self.self_attention(normed, own, causal=past is None))
+        x = x + self.dropout(self.self_attention(normed, own, own_mask, causal=past is None and own_mask is None))
         x = x + self.dropout(self.cross_attention(self.norm2(x), memory, mask=memory_mask))
         return x + self.dropout(self.feed_forward(self.norm3(x))), own
 
@@ -48,6 +54,7 @@ class CaptioningDecoder(nn.Module):
         max_position_embeddings: longest text, in tokens.
         memory_size: width of the video tokens; ``None`` for ``hidden_size``.
         dropout: share dropped in attention, residuals and feed-forward while training.
+        parallel: whether it learns to predict texts all at once too; it has a mask token then.
 
     Raises:
         ValueError: a text is longer than the position table.
@@ -63,6 +70,7 @@ class CaptioningDecoder(nn.Module):
         max_position_embeddings: int = 512,
         memory_size: int | None = None,
         dropout: float = 0.1,
+        parallel: bool = False,
     ) -> None:
         super().__init__()
         memory_size = memory_size or hidden_size
@@ -75,22 +83,36 @@ class CaptioningDecoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
         for embedding in (self.token_embedding, self.position_embedding):
             nn.init.normal_(embedding.weight, std=0.02)
+        self.mask_token = nn.Parameter(torch.randn(hidden_size) * 0.02) if parallel else None
 
     def forward(
-        self, input_ids: Tensor, video_tokens: Tensor, video_mask: Tensor, return_hidden: bool = False
+        self,
+        input_ids: Tensor,
+        video_tokens: Tensor,
+        video_mask: Tensor,
+        return_hidden: bool = False,
+        num_parallel: Tensor | None = None,
     ) -> Tensor:
         """Logits [B, L, V] of the token after each of ``input_ids`` [B, L].
 
         ``video_tokens`` [B, M, D'], ``video_mask`` [B, M] bool (true where there is a token). Attention is causal and
         text is padded at its end, so padding reaches no earlier position.
 
+        ``num_parallel`` [B]: 0 for a row that is read word by word; else the row's first so many tokens are predicted
+        all at once (CapPa, 2306.07915, section 3): a mask token stands for every one, start and prefix too, and each
+        place attends to all of them. Padding stays out of it, as CapPa, whose texts are all padded to one length, need
+        not: a row must be the same in any batch. So such a row is told how long its text is.
+
         With ``return_hidden`` [B, L, D], which times ``output_weight`` transposed are the logits, in the precision that
         autocast would multiply them in: what a loss takes that never makes all logits at once.
         """
-        x = self._embed(input_ids, 0)
+        x, own_mask = self._embed(input_ids, 0, num_parallel), None
+        if num_parallel is not None:
+            place = torch.arange(input_ids.shape[1], device=input_ids.device)
+            own_mask = ((place <= place[:, None]) | (place < num_parallel[:, None, None]))[:, None]
         mask = _attendable(video_mask)
         for block in self._blocks():
-            x, _ = block(x, block.cross_attention.keys_values(video_tokens), mask)
+            x, _ = block(x, block.cross_attention.keys_values(video_tokens), mask, own_mask=own_mask)
         if return_hidden:
             device = x.device.type
             halves = torch.is_autocast_enabled(device)
@@ -114,9 +136,11 @@ class CaptioningDecoder(nn.Module):
         do_sample: bool = False,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
+        prompt: Tensor | None = None,
     ) -> Tensor:
         """Write a report for each row: ids [B, L] without the start token, ended by ``end_id`` and padded.
 
+        ``prompt`` [B, P] is what the rows begin with instead of ``start_id`` (``data.caption_tasks.prompt_ids``).
         Greedy, or sampled at ``temperature``. Keys and values of video and past text are computed once; a row that has
         ended stays ended, and writing stops when all have.
         """
@@ -124,11 +148,13 @@ class CaptioningDecoder(nn.Module):
         mask = _attendable(video_mask)
         memories = [block.cross_attention.keys_values(video_tokens) for block in self._blocks()]
         pasts: list[KeysValues | None] = [None] * len(self.blocks)
-        token = torch.full((rows, 1), start_id, dtype=torch.long, device=device)
+        token = torch.full((rows, 1), start_id, dtype=torch.long, device=device) if prompt is None else prompt
         ended = torch.zeros(rows, dtype=torch.bool, device=device)
         written: list[Tensor] = []
-        for place in range(min(max_length, self.position_embedding.num_embeddings)):
+        place = 0  # of the first of ``token``
+        for _ in range(min(max_length, self.position_embedding.num_embeddings - token.shape[1] + 1)):
             x = self._embed(token, place)
+            place += token.shape[1]
             for number, block in enumerate(self._blocks()):
                 x, pasts[number] = block(x, memories[number], mask, pasts[number])
             logits = self._logits(x)[:, -1].float()
@@ -147,12 +173,16 @@ class CaptioningDecoder(nn.Module):
     def _blocks(self) -> list[DecoderBlock]:
         return cast(list[DecoderBlock], list(self.blocks))
 
-    def _embed(self, input_ids: Tensor, first: int) -> Tensor:
+    def _embed(self, input_ids: Tensor, first: int, num_parallel: Tensor | None = None) -> Tensor:
         length, longest = first + input_ids.shape[1], self.position_embedding.num_embeddings
         if length > longest:
             raise ValueError(f"text of {length} tokens is longer than the {longest} positions of the decoder")
         positions = torch.arange(first, length, device=input_ids.device)
-        return self.dropout(self.token_embedding(input_ids) + self.position_embedding(positions))
+        words = self.token_embedding(input_ids)
+        if num_parallel is not None:
+            assert self.mask_token is not None, "a decoder that predicts in parallel is made with parallel=True"
+            words = torch.where((num_parallel > 0)[:, None, None], self.mask_token.to(words.dtype), words)
+        return self.dropout(words + self.position_embedding(positions))
 
     def _logits(self, x: Tensor) -> Tensor:
         return self.norm(x) @ self.output_weight.T

@@ -181,6 +181,11 @@ def render_report(findings: Iterable[Finding], dominance: str | None = None, tre
     return " ".join(sentences)
 
 
+def render_finding(finding: Finding) -> str:
+    """The sentence that a report has for one finding: ``Proximal LAD: 80% stenosis (severe), TIMI 2 flow.``"""
+    return _upper_first(f"{SEGMENT_NAMES[finding.segment]}: {', '.join(finding._clauses())}.")
+
+
 def _tree_sentences(by_segment: dict[str, Finding], tree: str, dominance: str | None) -> list[str]:
     sentences = []
     vessels = [(home, vessel, segments) for home in TREES for vessel, segments in VESSELS[home].items()]
@@ -188,7 +193,7 @@ def _tree_sentences(by_segment: dict[str, Finding], tree: str, dominance: str | 
         members = [segment for segment in segments if tree_of(segment, dominance) == tree]
         found = [by_segment[segment] for segment in members if segment in by_segment]
         for finding in found:
-            sentences.append(_upper_first(f"{SEGMENT_NAMES[finding.segment]}: {', '.join(finding._clauses())}."))
+            sentences.append(render_finding(finding))
         # Most hearts have no ramus, and where the circumflex feeds the inferior wall its LVP stands for the PDA: these
         # are named only with a finding.
         if members and not found and vessel != "ramus" and home == tree:
