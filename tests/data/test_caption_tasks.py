@@ -19,7 +19,6 @@ from deepcoro.data.caption_tasks import (
     regions_in_view,
     write_region,
 )
-from deepcoro.data.order import generator
 from deepcoro.data.reader import UnitReader
 from deepcoro.data.tables import PreparedDataset
 from deepcoro.errors import ConfigError
@@ -271,10 +270,6 @@ def test_a_row_is_the_same_in_any_company_and_its_clip_that_of_a_run_without_tas
     assert (without["prefix_length"] == 1).all()
     other = reader_of(squares, task_config(*WIDE, "seed=1"), task_tokenizer).read(positions, positions % 2)
     assert captions_of(other, task_tokenizer) != texts
-
-
-def test_tasks_are_drawn_from_numbers_of_their_own():
-    assert generator(0, 5, 2).random() not in (generator(0, 5).random(), generator(0, 5, 1).random())
 
 
 def test_evaluation_asks_for_reports(squares, task_config, task_tokenizer):

@@ -126,6 +126,31 @@ def test_any_number_of_micro_batches_is_the_one_batch(task_config, tiny_model, r
         assert torch.allclose(grad, gradients[1][name], atol=1e-10), name
 
 
+def test_clips_of_a_study_are_asked_what_they_are_as_units(task_config, tiny_model, read):
+    """The same clips as rows of 2 studies and as units by themselves: one loss, and reports are compared in both."""
+    study = ("data.unit=study", "data.num_videos=2", "contrastive.level=clip", "captioning.level=clip")
+    config = task_config("captioning.parallel_share=0.5")
+    alone = read(config, range(8, 16))
+    assert len(set(alone["task"].tolist())) > 1
+    assert alone["parallel"].any()
+    of_clips = {"input_ids", "text_length", "prefix_length", "has_report", "report_key"}
+    of_clips |= {"task", "caption_ids", "caption_length", "parallel"}
+    together = {
+        "clip": alone["clip"].view(4, 2, *alone["clip"].shape[2:]),
+        **{name: alone[name].view(4, 2, *alone[name].shape[2:]) for name in ("valid", "angles", "view_index")},
+        "mask_order": alone["mask_order"].view(4, 2, -1),
+        "study_key": alone["study_key"][::2],
+        **{f"clip_{name}": alone[name].view(4, 2, *alone[name].shape[1:]) for name in of_clips},
+        "input_ids": alone["input_ids"][::2],
+    }
+    model, losses = tiny_model(config).eval(), []
+    for asked, batch in ((config, alone), (task_config(*study, "captioning.parallel_share=0.5"), together)):
+        model.config = asked
+        losses.append(MultitaskLoss.from_config(asked)(model(batch, config.num_visible), batch))
+    for name in losses[0]:
+        assert losses[0][name].item() == pytest.approx(losses[1][name].item(), abs=1e-5), name
+
+
 def test_cut_texts_of_a_step_are_summed(task_config, tiny_model, read):
     config = task_config()
     batch = read(config, range(4))
