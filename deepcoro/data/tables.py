@@ -76,10 +76,10 @@ class Units:
             found = found & np.logical_or.reduceat(self._tree_known(), self.offsets[:-1])
         return told | found
 
-    def has_boxes(self) -> bool:
-        """Whether any of the videos has a box."""
+    def num_with_boxes(self) -> int:
+        """How many of the videos have a box."""
         number = pc.list_value_length(self.tables.videos.table["boxes"])
-        return bool(pc.fill_null(pc.greater(number, 0), False).to_numpy()[self.rows].any())
+        return int(pc.fill_null(pc.greater(number, 0), False).to_numpy()[self.rows].sum())
 
     def _tree_known(self) -> np.ndarray:
         """Of each video, whether it is known which tree it shows."""

@@ -214,10 +214,11 @@ def resolve(config: Config, dataset: PreparedDataset, units: Units) -> Config:
         )
         off = {"contrastive": 0.0, "captioning": 0.0}
         config = config.merge({"loss": {"weights": off, "initial": off, "final": off}})
-    if config.loss.is_used("captioning") and config.captioning.tasks.in_use and not units.has_boxes():
+    if config.loss.is_used("captioning") and config.captioning.tasks.in_use:
+        boxed, videos = units.num_with_boxes(), len(units.rows)
         say(
-            f"WARNING: no training video of {dataset.root} has a box: captioning.tasks.aref and gcap have nothing to "
-            "ask for, and every row is a report"
+            f"{'' if boxed else 'WARNING: '}{boxed} of {videos} training videos have boxes that captioning.tasks.aref "
+            "and gcap can ask for; of the others they are asked for the report"
         )
     return config
 

@@ -140,7 +140,8 @@ class CaptioningDecoder(nn.Module):
     ) -> Tensor:
         """Write a report for each row: ids [B, L] without the start token, ended by ``end_id`` and padded.
 
-        ``prompt`` [B, P] is what the rows begin with instead of ``start_id`` (``data.caption_tasks.prompt_ids``).
+        ``prompt`` [B, P] is what the rows go on from, in place of the start token alone
+        (``data.caption_tasks.prompt_ids``); it is not among the ids returned.
         Greedy, or sampled at ``temperature``. Keys and values of video and past text are computed once; a row that has
         ended stays ended, and writing stops when all have.
         """

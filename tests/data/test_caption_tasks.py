@@ -1,7 +1,6 @@
 """What captioning is asked for: a report, or a finding and where the clip shows it, after crop and frame sampling."""
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -316,9 +315,3 @@ def test_texts_that_lose_their_end_are_counted(make_dataset, tmp_path, task_conf
     assert clips.read(np.arange(3), np.arange(3))["num_cut"].tolist() == [2, 0, 0]
     both = reader_of(folder, task_config(*STUDY), task_tokenizer)
     assert both.read(np.arange(3), np.arange(3))["num_cut"].tolist() == [3, 0, 0]
-
-
-def test_whether_there_are_boxes(squares, dataset_folder):
-    assert PreparedDataset.open(squares).units("train").has_boxes()
-    assert not PreparedDataset.open(dataset_folder).units("train").has_boxes()
-    assert pq.read_table(f"{squares}/videos.parquet")["boxes"].null_count == 0

@@ -19,11 +19,16 @@ def test_a_tokenizer_that_does_not_know_the_words_is_refused(task_config, text_f
     assert save_tokenizer(unused, tmp_path / "four").captioning.vocab_size
 
 
-def test_data_without_boxes_are_told_of(task_config, dataset_folder, capsys):
+def test_how_many_videos_have_boxes_is_told(task_config, dataset_folder, make_dataset, tmp_path, capsys):
     dataset = PreparedDataset.open(dataset_folder)
     units = dataset.units("train")
     resolve(task_config("captioning.tasks.aref=0", "captioning.tasks.gcap=0"), dataset, units)
     assert "box" not in capsys.readouterr().err
     resolve(task_config(), dataset, units)
-    assert "no training video of" in (said := capsys.readouterr().err)
-    assert "every row is a report" in said
+    assert capsys.readouterr().err.startswith("WARNING: 0 of 7 training videos have boxes")
+    box = {"segment": "d1", "frame": 3, "x0": 0.1, "y0": 0.1, "x1": 0.2, "y1": 0.2}
+    videos = [{"study_id": "a"}, {"study_id": "a", "boxes": [box, box]}, {"study_id": "b", "boxes": []}]
+    folder = make_dataset(tmp_path, [{"study_id": "a"}, {"study_id": "b", "report": "Normal."}], videos)
+    dataset = PreparedDataset.open(folder)
+    resolve(task_config(), dataset, dataset.units("train"))
+    assert capsys.readouterr().err.startswith("1 of 3 training videos have boxes")
