@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_OF_REPORTS = ("input_ids", "text_length", "prefix_length", "has_report", "report_key")
+_OF_REPORTS = ("input_ids", "text_length", "prefix_length", "has_report", "report_key", "severity")
 _OF_CLIPS = (*_OF_REPORTS, "task", "caption_ids", "caption_length", "parallel")
 
 

@@ -18,7 +18,7 @@ from deepcoro.data.order import generator
 from deepcoro.data.sampling import choose_views, frame_indices
 from deepcoro.data.schema import Batch
 from deepcoro.data.tables import Units
-from deepcoro.data.text import ReportTokenizer, target_text, text_key
+from deepcoro.data.text import ReportTokenizer, severity, target_text, text_key
 from deepcoro.errors import DataError
 
 TRAINING, EVALUATION, CAPTIONING = 0, 1, 2  # what chance is drawn for (order.generator)
@@ -48,11 +48,11 @@ class UnitReader:
             views = max(self.units.num_videos(unit) for unit in unit_indices.tolist())
         rows, texts, clip_texts, captions = [], [], [], []
         for position, unit in zip(positions.tolist(), unit_indices.tolist(), strict=True):
-            row, text, of_its_clips, regions = self._row(position, unit, views)
+            row, text, of_its_clips, asked = self._row(position, unit, views)
             rows.append(row)
             texts.append(text)
             clip_texts += of_its_clips
-            captions += self._captions(position, unit, of_its_clips if self._captions_clips else [text], regions)
+            captions += asked
         batch: dict[str, Any] = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
         batch["position"] = np.asarray(positions, np.int64)
         if self.tokenizer is not None:
@@ -89,31 +89,33 @@ class UnitReader:
         return found
 
     def _captions(
-        self, position: int, unit: int, texts: list[str | None], regions: list[list[Region]]
+        self, position: int, study: dict[str, Any], texts: list[str | None], regions: list[list[Region]]
     ) -> list[Caption]:
         """What captioning is asked for at a unit's rows, which have these texts: the reports, but where training draws
         a task for a clip with ``regions``."""
         if not self._draws_captions:
             return [Caption(text=text) for text in texts]
-        part, findings = self.config.captioning, None
-        if any(regions):
-            findings = self.units.study_row(unit)["findings"]
         # Draws of its own: a run with tasks sees the same clips as one without.
         chances = generator(self.config.seed, position, CAPTIONING).random((len(texts), 4))
         return [
-            choose_caption(part, text, shown, findings, chance)
+            choose_caption(self.config.captioning, text, shown, study["findings"], chance)
             for text, shown, chance in zip(texts, regions, chances, strict=False)  # of a study there are no regions
         ]
 
     def text(self, unit: int) -> str | None:
         """The target text of a unit."""
+        return target_text(*self._about(unit))
+
+    def _about(self, unit: int) -> tuple[dict[str, Any], str | None, bool]:
+        """What the text of a unit is about: the study, the tree in view, and whether it is the whole study."""
         tree = None if self.units.whole_study else self.units.video_rows(unit)[0]["coronary_tree"]
-        return target_text(self.units.study_row(unit), tree, self.units.whole_study)
+        return self.units.study_row(unit), tree, self.units.whole_study
 
     def _row(
         self, position: int, unit: int, views: int
-    ) -> tuple[dict[str, Any], str | None, list[str | None], list[list[Region]]]:
-        """A row of ``views`` places, its text, and of each place the text and the regions that can be asked for."""
+    ) -> tuple[dict[str, Any], str | None, list[str | None], list[Caption]]:
+        """A row of ``views`` places, its text, the text of each place, and what captioning is asked for, of the row or
+        of each place."""
         data, grid = self.config.data, self.config.grid
         # What is evaluated is the same in every run, so that runs of two seeds can be compared.
         chance = generator(*((self.config.seed, position, TRAINING) if self.training else (0, position, EVALUATION)))
@@ -130,11 +132,19 @@ class UnitReader:
         problems: list[str] = []
         clip_texts: list[str | None] = [None] * views
         regions: list[list[Region]] = [[] for _ in range(views)]
-        study = self.units.study_row(unit) if self.config.needs_clip_texts else None
+        about = self._about(unit)
+        weighs = self.config.contrastive.severity_weight > 0
+        if weighs:
+            row["severity"] = np.float32(severity(*about))
+            if self.config.needs_clip_texts:
+                row["clip_severity"] = np.zeros(views, np.float32)
         for view, index in enumerate(choose_views(len(videos), views, rng)):
             video, row["view_index"][view] = videos[index], index
-            if study is not None:
-                clip_texts[view] = target_text(study, video["coronary_tree"], whole_study=False)
+            if self.config.needs_clip_texts:
+                of_clip = (about[0], video["coronary_tree"], False)
+                clip_texts[view] = target_text(*of_clip)
+                if weighs:
+                    row["clip_severity"][view] = severity(*of_clip)
             try:
                 row["clip"][view], row["boxes"][view], regions[view] = self._clip(video, rng)
             except DataError as error:  # this view is marked, counted and told; the row keeps its place in the stream
@@ -149,7 +159,9 @@ class UnitReader:
         row["problem"], row["num_lost"] = "; ".join(problems), np.int64(len(problems))
         row["study_key"] = np.int64(text_key(videos[0]["study_id"]))
         row["unit_id"] = videos[0]["study_id"] if self.units.whole_study else videos[0]["video_id"]
-        return row, self.text(unit), clip_texts, regions
+        text = target_text(*about)
+        captions = self._captions(position, about[0], clip_texts if self._captions_clips else [text], regions)
+        return row, text, clip_texts, captions
 
     def _clip(
         self, video: dict[str, Any], rng: np.random.Generator | None

@@ -113,6 +113,7 @@ class Batch(TypedDict, total=False):
     has_report: np.ndarray  # [B] bool
     report_key: np.ndarray  # [B] int64
     study_key: np.ndarray  # [B] int64
+    severity: np.ndarray  # [B] float32, 0-100 (text.severity); only where contrastive.severity_weight is above 0
     # The same of each clip's text in a study, where a loss takes clips. What is not there has no report. Likewise
     # clip_task, clip_caption_ids, clip_caption_length and clip_parallel, where captioning is that loss.
     clip_input_ids: np.ndarray  # [B, V, L'] int32
@@ -124,6 +125,7 @@ class Batch(TypedDict, total=False):
     clip_caption_ids: np.ndarray  # [B, V, C'] int32
     clip_caption_length: np.ndarray  # [B, V] int32
     clip_parallel: np.ndarray  # [B, V] bool
+    clip_severity: np.ndarray  # [B, V] float32
     boxes: np.ndarray  # [B, V, R, 5] float32 (frame of the clip, x0, y0, x1, y1); NaN: none
     unit_id: np.ndarray  # [B] str
     problem: np.ndarray  # [B] str; why views could not be read, or empty

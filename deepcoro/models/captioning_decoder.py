@@ -29,13 +29,16 @@ class DecoderBlock(nn.Module):
     def forward(
         self,
         x: Tensor,
-        memory: KeysValues,
+        memory: Tensor | KeysValues,
         memory_mask: Tensor,
         past: KeysValues | None = None,
         own_mask: Tensor | None = None,
     ) -> tuple[Tensor, KeysValues]:
-        """``x`` [B, L, D] and the text's keys and values, of ``past`` and ``x``. ``own_mask`` [B, 1, L, L] stands for
-        the causal one."""
+        """``x`` [B, L, D] and the text's keys and values, of ``past`` and ``x``. ``memory`` is the video's tokens
+        [B, M, D'], or its keys and values, for who uses them many times. ``own_mask`` [B, 1, L, L] stands for the
+        causal one."""
+        if isinstance(memory, Tensor):  # made in here: a sharded block has its weights only while it runs
+            memory = self.cross_attention.keys_values(memory)
         normed = self.norm1(x)
         own = self.self_attention.keys_values(normed)
         if past is not None:
@@ -112,7 +115,7 @@ class CaptioningDecoder(nn.Module):
             own_mask = ((place <= place[:, None]) | (place < num_parallel[:, None, None]))[:, None]
         mask = _attendable(video_mask)
         for block in self._blocks():
-            x, _ = block(x, block.cross_attention.keys_values(video_tokens), mask, own_mask=own_mask)
+            x, _ = block(x, video_tokens, mask, own_mask=own_mask)
         if return_hidden:
             device = x.device.type
             halves = torch.is_autocast_enabled(device)

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
+SEVERE = ("contrastive.severity_weight=1.5",)
 # Name: overrides, number of micro-batches a worker.
 CASES = {
     "sigmoid": ((), 1),
@@ -37,6 +38,11 @@ CASES = {
     ),
     "uneven": (("contrastive.positives=study", "contrastive.chunk_size=2"), 1),
     "uneven softmax": (("contrastive.positives=text_or_study", "contrastive.loss_type=softmax"), 1),
+    "accumulated by severity": (SEVERE, 2),
+    "softmax by severity": (("contrastive.loss_type=softmax", *SEVERE), 1),
+    "no report by severity": (SEVERE, 2),
+    "no report, softmax": (("contrastive.loss_type=softmax",), 1),
+    "one report by severity": (SEVERE, 1),
 }  # fmt: skip
 SCHEDULED = {
     "captions from the second step on": "captioning_decoder.",
@@ -116,6 +122,12 @@ def outcomes(tiny_config, tiny_model, random_batch, tmp_path_factory):
                         batch["has_report"][:] = False
                 if name.startswith("captions in parallel"):
                     batch["parallel"] = torch.tensor([rank == 1, False, rank == 1])
+                if name.startswith(("no report", "one report")):
+                    batch["has_report"][:] = False
+                    batch["has_report"][0] = name.startswith("one report") and rank == 1
+                if config.contrastive.severity_weight > 0:
+                    severity = [80, 100, 0] if rank == 0 else [35, 0, 70]
+                    batch["severity"] = torch.tensor(severity, dtype=torch.float64)
                 if name.startswith("uneven"):
                     batch["study_key"] = torch.tensor([1, 2, 1]) if rank == 0 else torch.tensor([2, 3, 3])
                     if rank == 1:
@@ -134,7 +146,7 @@ def outcomes(tiny_config, tiny_model, random_batch, tmp_path_factory):
     ]
     try:
         ones = {name: run_case(case, 0, 1) for name, case in cases.items()}
-        errors = [process.communicate(timeout=120)[1] for process in running]
+        errors = [process.communicate(timeout=600)[1] for process in running]
     finally:
         for process in running:
             process.kill()
@@ -153,6 +165,20 @@ def test_gradients_are_those_of_the_joint_batch(outcomes, case):
             assert found.keys() == wanted.keys()
             for name, grad in wanted.items():
                 assert (found[name] - grad).abs().max() < 1e-8, name
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.startswith(("no report", "one report"))])
+def test_without_reports_nothing_is_learnt_of_pairs_and_with_one_something(outcomes, case):
+    """The sigmoid still wants a lone report and its video alike."""
+    one, ranks = outcomes[case]
+    learns = case == "one report by severity"
+    for outcome in (one, *ranks):
+        loss, (gradients,) = outcome["losses"]["contrastive"].item(), outcome["gradients"]
+        assert loss > 0 if learns else loss == pytest.approx(0, abs=1e-12)
+        for name, grad in gradients.items():
+            assert torch.isfinite(grad).all(), name
+        for name in ("logit_scale", "video_projection.weight", "text_projection.weight"):
+            assert (gradients[name].abs().max() > 1e-6) == learns, name
 
 
 def test_the_embedding_that_words_come_in_and_go_out_by_counts_once(outcomes):
