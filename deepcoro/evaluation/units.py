@@ -61,13 +61,12 @@ def write_texts(
     ids = model.captioning_decoder.generate(
         memory,
         mask,
-        words.start_id,
+        prompt.expand(len(memory), -1),
         words.end_id,
         words.pad_id,
         part.max_generation_length,
         part.do_sample and not greedy,
         part.temperature,
-        prompt=prompt.expand(len(memory), -1),
     )
     texts = [words.decode(row) for row in ids.tolist()]
     if len(texts) == len(valid):

@@ -132,18 +132,17 @@ class CaptioningDecoder(nn.Module):
         self,
         video_tokens: Tensor,
         video_mask: Tensor,
-        start_id: int,
+        start: int | Tensor,
         end_id: int,
         pad_id: int,
         max_length: int = 128,
         do_sample: bool = False,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
-        prompt: Tensor | None = None,
     ) -> Tensor:
-        """Write a report for each row: ids [B, L] without the start token, ended by ``end_id`` and padded.
+        """Write a report for each row: ids [B, L], ended by ``end_id`` and padded.
 
-        ``prompt`` [B, P] is what the rows go on from, in place of the start token alone
+        ``start`` is the token that every row starts with, or what is given of each, [B, P]
         (``data.caption_tasks.prompt_ids``); it is not among the ids returned.
         Greedy, or sampled at ``temperature``. Keys and values of video and past text are computed once; a row that has
         ended stays ended, and writing stops when all have.
@@ -152,7 +151,7 @@ class CaptioningDecoder(nn.Module):
         mask = _attendable(video_mask)
         memories = [block.cross_attention.keys_values(video_tokens) for block in self._blocks()]
         pasts: list[KeysValues | None] = [None] * len(self.blocks)
-        token = torch.full((rows, 1), start_id, dtype=torch.long, device=device) if prompt is None else prompt
+        token = start if isinstance(start, Tensor) else torch.full((rows, 1), start, dtype=torch.long, device=device)
         ended = torch.zeros(rows, dtype=torch.bool, device=device)
         written: list[Tensor] = []
         place = 0  # of the first of ``token``

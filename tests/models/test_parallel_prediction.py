@@ -104,11 +104,9 @@ def test_a_row_is_gone_on_with_from_its_prompt(decoder):
     text = prompt
     for _ in range(6):
         text = torch.cat([text, decoder(text, tokens, mask)[:, -1].argmax(-1, keepdim=True)], dim=1)
-    written = decoder.generate(tokens, mask, 2, -1, 0, 6, prompt=prompt)
+    written = decoder.generate(tokens, mask, prompt, -1, 0, 6)
     assert written.tolist() == text[:, 3:].tolist()
     assert len({tuple(row) for row in written.tolist()}) > 1
-    assert decoder.generate(tokens, mask, 2, -1, 0, 100, prompt=prompt).shape[1] == 10  # of 12 places, the last unread
+    assert decoder.generate(tokens, mask, prompt, -1, 0, 100).shape[1] == 10  # of 12 places, the last unread
     start = torch.full((4, 1), 2)
-    assert torch.equal(
-        decoder.generate(tokens, mask, 2, 3, 0, 8, prompt=start), decoder.generate(tokens, mask, 2, 3, 0, 8)
-    )
+    assert torch.equal(decoder.generate(tokens, mask, start, 3, 0, 8), decoder.generate(tokens, mask, 2, 3, 0, 8))

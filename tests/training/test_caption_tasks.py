@@ -15,7 +15,7 @@ from deepcoro.evaluation.units import write_texts
 from deepcoro.losses.multitask import MultitaskLoss
 from deepcoro.reports.grammar import Finding, render_finding
 from deepcoro.training.loop import Worker
-from deepcoro.training.optim import build_optimizer
+from deepcoro.training.optim import build_optimizer, set_learning_rates
 from deepcoro.training.step import train_step
 
 CPU = torch.device("cpu")
@@ -191,9 +191,10 @@ def test_eight_clips_are_learnt_by_heart(task_config, tiny_model, read, clips, t
     )  # fmt: skip
     model = tiny_model(config).train()
     loss, optimizer = MultitaskLoss.from_config(config), build_optimizer(model, config.optim)
-    for step in range(250):
-        batch = read(config, range(16 * step, 16 * step + 16))
-        train_step(model, loss, optimizer, [batch], {"captioning": 1.0}, config.num_visible)
+    batches = [read(config, range(16 * n, 16 * n + 16)) for n in range(8)]
+    for step in range(400):
+        set_learning_rates(optimizer, min(1, step / 20, 2 - step / 200))
+        train_step(model, loss, optimizer, [batches[step % 8]], {"captioning": 1.0}, config.num_visible)
     model.eval()
     batch = read(config, range(NUM_CLIPS), training=False)
     units = PreparedDataset.open(clips).units("train")
@@ -210,8 +211,7 @@ def test_eight_clips_are_learnt_by_heart(task_config, tiny_model, read, clips, t
                 given = {"aref": render_finding(finding), "gcap": f"{place}."}[task]
                 prompt = torch.tensor([prompt_ids(words, config.captioning, task, given)])
                 ids = model.captioning_decoder.generate(
-                    memory[number : number + 1], mask[number : number + 1], words.start_id, words.end_id, words.pad_id,
-                    40, prompt=prompt,
+                    memory[number : number + 1], mask[number : number + 1], prompt, words.end_id, words.pad_id, 40
                 )  # fmt: skip
                 text = words.decode(ids[0].tolist())
                 if task == "gcap":
