@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 from pydantic import Field, model_validator
 
+from deepcoro.config_captioning import CaptionTasksConfig
 from deepcoro.config_contrastive import ContrastiveConfig, Level
 from deepcoro.config_data import DataConfig
 from deepcoro.config_encoder import (
@@ -39,6 +40,9 @@ class CaptioningConfig(Writing):
     """The report decoder, and how it writes."""
 
     level: Level | None = None  # what a text is written about; None: the clip or the study, as data.unit says
+    tasks: CaptionTasksConfig = CaptionTasksConfig()
+    # Of the report rows of training, those whose words are all predicted at once, from the video alone (CapPa).
+    parallel_share: Share = 0.0
     vocab_size: Positive | None = None  # None: the tokenizer's; any other value is an error
     hidden_size: Positive = 512
     num_layers: Positive = 6
@@ -201,6 +205,11 @@ class Config(Section):
         for name in ("contrastive", "captioning"):
             if self.data.unit == "video" and getattr(self, name).level == "study":
                 raise ValueError(f"{name}.level=study needs data.unit=study: a video by itself is no study")
+        if self.captioning.tasks.in_use and self.level("captioning") == "study":
+            raise ValueError(
+                "captioning.tasks.aref and gcap name a frame of one clip, and the decoder of a whole study reads its "
+                "clips as a set; set captioning.level=clip"
+            )
         pooling, width = self.study_pooling, self.video_encoder.width
         if self.pools_studies and pooling.kind == "attention" and width is not None and width % pooling.num_heads:
             raise ValueError(

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_OF_CLIPS = ("input_ids", "text_length", "prefix_length", "has_report", "report_key", "severity")
+_OF_REPORTS = ("input_ids", "text_length", "prefix_length", "has_report", "report_key", "severity")
+_OF_CLIPS = (*_OF_REPORTS, "task", "caption_ids", "caption_length", "parallel")
 
 
 def rows_at_level(batch: Mapping[str, Any], level: str) -> Mapping[str, Any]:
@@ -20,3 +21,10 @@ def rows_at_level(batch: Mapping[str, Any], level: str) -> Mapping[str, Any]:
     if "study_key" in batch:
         rows["study_key"] = batch["study_key"].repeat_interleave(batch["clip_has_report"].shape[1])
     return rows
+
+
+def caption_text(rows: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Ids [R, L] and how many of them are text [R], of what captioning learns at the rows of its level: what the task
+    of a row asks for, or, where there are no tasks, the report. Contrastive takes the report always."""
+    names = ("caption_ids", "caption_length") if "caption_ids" in rows else ("input_ids", "text_length")
+    return rows[names[0]], rows[names[1]]

@@ -59,10 +59,13 @@ def pytest_configure(config):
 @pytest.fixture(scope="session")
 def text_folder(tmp_path_factory):
     """A tiny BERT with its tokenizer, in the Hugging Face format, without dropout."""
+    return _text_encoder(tmp_path_factory.mktemp("text_encoder"), REPORTS)
+
+
+def _text_encoder(folder, texts):
     from deepcoro.models.text_encoder import save_small_text_encoder
 
-    folder = tmp_path_factory.mktemp("text_encoder")
-    save_small_text_encoder(REPORTS, folder, width=16, depth=1, num_heads=2, vocab_size=300)
+    save_small_text_encoder(texts, folder, width=16, depth=1, num_heads=2, vocab_size=300)
     description = json.loads((folder / "config.json").read_text())
     description |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     (folder / "config.json").write_text(json.dumps(description))
@@ -84,6 +87,30 @@ def tiny_config(text_folder, report_tokenizer):
 
     text = (f"text_encoder.name={text_folder}", f"captioning.vocab_size={report_tokenizer.vocab_size}")
     return lambda *assignments: Config().override([*TINY, *text, *assignments])
+
+
+@pytest.fixture(scope="session")
+def task_text_folder(tmp_path_factory):
+    """As ``text_folder``, of a tokenizer that knows the words of the captioning tasks too."""
+    from deepcoro.data.caption_tasks import WORDS
+
+    return _text_encoder(tmp_path_factory.mktemp("task_text_encoder"), [*REPORTS, *WORDS])
+
+
+@pytest.fixture(scope="session")
+def task_tokenizer(task_text_folder):
+    from deepcoro.data.text import ReportTokenizer
+    from deepcoro.models.text_encoder import load_tokenizer
+
+    return ReportTokenizer.from_pretrained(load_tokenizer(str(task_text_folder)), 64)
+
+
+@pytest.fixture(scope="session")
+def task_config(tiny_config, task_text_folder, task_tokenizer):
+    """``task_config("section.field=value", ...)`` -> as ``tiny_config``, asking for reports, findings and boxes."""
+    text = (f"text_encoder.name={task_text_folder}", f"captioning.vocab_size={task_tokenizer.vocab_size}")
+    tasks = ("captioning.tasks.report=1", "captioning.tasks.aref=1", "captioning.tasks.gcap=1")
+    return lambda *assignments: tiny_config(*text, *tasks, *assignments)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOUNDATION = {"errors", "levels", "reports"} | {
-    f"config{part}" for part in ("", "_contrastive", "_data", "_encoder", "_seed", "_section", "_training", "_writing")
+    f"config{part}"
+    for part in ("", "_captioning", "_contrastive", "_data", "_encoder", "_seed", "_section", "_training", "_writing")
 }
 WORKING = {"data", "models", "losses", "metrics"}
 
@@ -18,6 +19,7 @@ ALLOWED = {
     "errors": set(),
     "config": {
         "errors",
+        "config_captioning",
         "config_contrastive",
         "config_data",
         "config_encoder",
@@ -26,6 +28,7 @@ ALLOWED = {
         "config_training",
         "config_writing",
     },
+    "config_captioning": {"config_section"},
     "config_contrastive": {"config_section"},
     "config_data": {"errors", "config_section"},
     "config_encoder": {"errors", "config_section"},

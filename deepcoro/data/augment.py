@@ -49,6 +49,15 @@ def move_boxes(boxes: np.ndarray, height: int, width: int, crop: Crop) -> np.nda
     return np.where(outside[:, None], np.nan, moved)
 
 
+def visible_shares(boxes: np.ndarray, height: int, width: int, crop: Crop) -> np.ndarray:
+    """Share [R] of the area of each of ``boxes`` [R, 4] that lies in the crop; 0 of a box without area."""
+    left, upper, right, lower = (boxes * np.array([width, height, width, height])).T
+    across = np.minimum(right, crop.x0 + crop.side) - np.maximum(left, crop.x0)
+    down = np.minimum(lower, crop.y0 + crop.side) - np.maximum(upper, crop.y0)
+    area = (right - left) * (lower - upper)
+    return np.clip(across, 0, None) * np.clip(down, 0, None) / np.where(area > 0, area, np.inf)
+
+
 def jitter_intensity(frames: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
     """Vary brightness, contrast and gamma by up to ``share``, the same for all frames, through one table of 256
     levels."""

@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 def trim_text(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Cut padding that none of these rows needs: a block is padded to its longest text, a batch to its own."""
     cut = {}
-    for ids, length in (("input_ids", "text_length"), ("clip_input_ids", "clip_text_length")):
-        if ids in rows:
-            cut[ids] = rows[ids][..., : int(rows[length].max())]
+    for ids, length in (("input_ids", "text_length"), ("caption_ids", "caption_length")):
+        for at in ("", "clip_"):
+            if at + ids in rows:
+                cut[at + ids] = rows[at + ids][..., : int(rows[at + length].max())]
     return {**rows, **cut}
 
 
@@ -35,7 +36,7 @@ def to_torch(rows: dict[str, np.ndarray], device: torch.device) -> dict[str, Any
         if device.type == "cuda":
             tensor = tensor.pin_memory()
         batch[key] = tensor.to(device, non_blocking=True)
-    for key in ("input_ids", "text_length", "prefix_length"):
+    for key in ("input_ids", "text_length", "prefix_length", "caption_ids", "caption_length"):
         for name in (key, f"clip_{key}"):
             if name in batch:
                 batch[name] = batch[name].long()

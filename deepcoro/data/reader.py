@@ -11,6 +11,7 @@ import numpy as np
 
 from deepcoro.config import Config
 from deepcoro.data.augment import choose_crop, crop_and_resize, jitter_intensity, move_boxes
+from deepcoro.data.caption_tasks import TASKS, Caption, Region, choose_caption, regions_in_view
 from deepcoro.data.decode import decode_frames, local_copy
 from deepcoro.data.masking import mask_order
 from deepcoro.data.order import generator
@@ -20,7 +21,7 @@ from deepcoro.data.tables import Units
 from deepcoro.data.text import ReportTokenizer, severity, target_text, text_key
 from deepcoro.errors import DataError
 
-TRAINING, EVALUATION = 0, 1
+TRAINING, EVALUATION, CAPTIONING = 0, 1, 2  # what chance is drawn for (order.generator)
 _MAX_BOXES = 8  # lesions shown at once in one clip; more are left out of the batch, not of the table
 
 
@@ -34,6 +35,10 @@ class UnitReader:
 
     def __init__(self, config: Config, units: Units, tokenizer: ReportTokenizer | None, training: bool) -> None:
         self.config, self.units, self.tokenizer, self.training = config, units, tokenizer, training
+        captions = config.loss.is_used("captioning")
+        self._has_tasks = captions and config.captioning.tasks.in_use
+        self._draws_captions = training and captions and (self._has_tasks or config.captioning.parallel_share > 0)
+        self._captions_clips = config.needs_clip_texts and config.level("captioning") == "clip"
 
     def read(self, positions: np.ndarray, unit_indices: np.ndarray) -> Batch:
         """Rows for ``positions`` [B] of the stream, where ``unit_indices`` [B] stand. Text is padded to these rows, and
@@ -41,32 +46,61 @@ class UnitReader:
         views = self.config.data.num_videos
         if not self.training:
             views = max(self.units.num_videos(unit) for unit in unit_indices.tolist())
-        rows, texts, clip_texts = [], [], []
+        rows, texts, clip_texts, captions = [], [], [], []
         for position, unit in zip(positions.tolist(), unit_indices.tolist(), strict=True):
-            row, text, of_its_clips = self._row(position, unit, views)
+            row, text, of_its_clips, asked = self._row(position, unit, views)
             rows.append(row)
             texts.append(text)
             clip_texts += of_its_clips
+            captions += asked
         batch: dict[str, Any] = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
         batch["position"] = np.asarray(positions, np.int64)
-        batch |= self._texts(texts, batch["valid"].any(axis=1))
         if self.tokenizer is not None:
             batch["task"] = np.zeros(len(rows), np.int8)
+        batch |= self._texts(texts, batch["valid"].any(axis=1), None if self._captions_clips else captions)
         if self.config.needs_clip_texts:
-            of_clips = self._texts(clip_texts, batch["valid"].reshape(-1))
+            of_clips = self._texts(clip_texts, batch["valid"].reshape(-1), captions if self._captions_clips else None)
             batch |= {f"clip_{key}": x.reshape(len(rows), views, *x.shape[1:]) for key, x in of_clips.items()}
+            if self.tokenizer is not None:
+                cut = batch.pop("clip_num_cut").sum(axis=1)
+                batch["num_cut"] = cut if self.config.reads_clip_texts_only else cut + batch["num_cut"]
         return Batch(**batch)  # type: ignore[typeddict-item]
 
-    def _texts(self, texts: list[str | None], valid: np.ndarray) -> dict[str, np.ndarray]:
-        """What a batch says of its texts, each of which belongs to a row that is ``valid`` or not."""
+    def _texts(
+        self, texts: list[str | None], valid: np.ndarray, captions: list[Caption] | None
+    ) -> dict[str, np.ndarray]:
+        """What a batch says of its texts, each of which belongs to a row that is ``valid`` or not; and, where
+        captioning has these rows, of what it is asked for there."""
         found: dict[str, np.ndarray] = {
             "has_report": np.array([t is not None for t in texts]) & valid,
             "report_key": np.array([text_key(t) for t in texts], np.int64),
         }
         if self.tokenizer is not None:
-            found["input_ids"], found["text_length"] = self.tokenizer.encode(texts)
-            found["prefix_length"] = np.ones(len(texts), np.int32)  # the start token is given
+            encoded = self.tokenizer.encode_after([""] * len(texts), texts)
+            found["input_ids"], found["text_length"], found["prefix_length"], cut = encoded
+            if captions is not None and self._has_tasks:
+                asked = self.tokenizer.encode_after([TASKS[c.task] for c in captions], [c.text for c in captions])
+                found["caption_ids"], found["caption_length"], found["prefix_length"] = asked[:3]
+                found["task"] = np.array([[*TASKS].index(c.task) for c in captions], np.int8)
+                cut = cut | asked.cut
+            if captions is not None and self._draws_captions and self.config.captioning.parallel_share > 0:
+                found["parallel"] = np.array([c.parallel for c in captions])
+            found["num_cut"] = (cut & found["has_report"]).astype(np.int64)
         return found
+
+    def _captions(
+        self, position: int, study: dict[str, Any], texts: list[str | None], regions: list[list[Region]]
+    ) -> list[Caption]:
+        """What captioning is asked for at a unit's rows, which have these texts: the reports, but where training draws
+        a task for a clip with ``regions``."""
+        if not self._draws_captions:
+            return [Caption(text=text) for text in texts]
+        # Draws of its own: a run with tasks sees the same clips as one without.
+        chances = generator(self.config.seed, position, CAPTIONING).random((len(texts), 4))
+        return [
+            choose_caption(self.config.captioning, text, shown, study["findings"], chance)
+            for text, shown, chance in zip(texts, regions, chances, strict=False)  # of a study there are no regions
+        ]
 
     def text(self, unit: int) -> str | None:
         """The target text of a unit."""
@@ -77,8 +111,11 @@ class UnitReader:
         tree = None if self.units.whole_study else self.units.video_rows(unit)[0]["coronary_tree"]
         return self.units.study_row(unit), tree, self.units.whole_study
 
-    def _row(self, position: int, unit: int, views: int) -> tuple[dict[str, Any], str | None, list[str | None]]:
-        """A row of ``views`` places, its text, and the text of each place."""
+    def _row(
+        self, position: int, unit: int, views: int
+    ) -> tuple[dict[str, Any], str | None, list[str | None], list[Caption]]:
+        """A row of ``views`` places, its text, the text of each place, and what captioning is asked for, of the row or
+        of each place."""
         data, grid = self.config.data, self.config.grid
         # What is evaluated is the same in every run, so that runs of two seeds can be compared.
         chance = generator(*((self.config.seed, position, TRAINING) if self.training else (0, position, EVALUATION)))
@@ -94,6 +131,7 @@ class UnitReader:
         }
         problems: list[str] = []
         clip_texts: list[str | None] = [None] * views
+        regions: list[list[Region]] = [[] for _ in range(views)]
         about = self._about(unit)
         weighs = self.config.contrastive.severity_weight > 0
         if weighs:
@@ -108,7 +146,7 @@ class UnitReader:
                 if weighs:
                     row["clip_severity"][view] = severity(*of_clip)
             try:
-                row["clip"][view], row["boxes"][view] = self._clip(video, rng)
+                row["clip"][view], row["boxes"][view], regions[view] = self._clip(video, rng)
             except DataError as error:  # this view is marked, counted and told; the row keeps its place in the stream
                 problems.append(str(error))
                 continue
@@ -121,9 +159,13 @@ class UnitReader:
         row["problem"], row["num_lost"] = "; ".join(problems), np.int64(len(problems))
         row["study_key"] = np.int64(text_key(videos[0]["study_id"]))
         row["unit_id"] = videos[0]["study_id"] if self.units.whole_study else videos[0]["video_id"]
-        return row, target_text(*about), clip_texts
+        text = target_text(*about)
+        captions = self._captions(position, about[0], clip_texts if self._captions_clips else [text], regions)
+        return row, text, clip_texts, captions
 
-    def _clip(self, video: dict[str, Any], rng: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray]:
+    def _clip(
+        self, video: dict[str, Any], rng: np.random.Generator | None
+    ) -> tuple[np.ndarray, np.ndarray, list[Region]]:
         data = self.config.data
         indices = frame_indices(
             video["num_frames"], video["fps"], data.num_frames, data.sample_fps, data.time_jitter, rng
@@ -145,7 +187,8 @@ class UnitReader:
         if shown:
             boxes[: len(shown), 0] = [frame for frame, _ in shown]
             boxes[: len(shown), 1:] = move_boxes(np.array([corners for _, corners in shown]), height, width, crop)
-        return clip, boxes
+        asked = self._draws_captions and self._has_tasks
+        return clip, boxes, regions_in_view(indices, video["boxes"] or [], height, width, crop) if asked else []
 
 
 def _boxes_on(indices: np.ndarray, boxes: list[dict[str, Any]]) -> list[tuple[int, list[float]]]:

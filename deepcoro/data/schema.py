@@ -1,6 +1,6 @@
 """Columns, types and units of every table of a prepared dataset, and the Batch a training step receives.
 
-Letters: B clips or studies of a batch, V views, T frames, H W pixels, N video tokens, L text tokens.
+Letters: B clips or studies of a batch, V views, T frames, H W pixels, N video tokens, L C text tokens.
 """
 
 from __future__ import annotations
@@ -104,23 +104,33 @@ class Batch(TypedDict, total=False):
     mask_order: np.ndarray  # [B, V, N] uint16: the first K are shown, the rest is hidden
     input_ids: np.ndarray  # [B, L] int32
     text_length: np.ndarray  # [B] int32, tokens of the row including start and end; the rest is padding
-    prefix_length: np.ndarray  # [B] int32, tokens at the front that are given, not predicted
-    task: np.ndarray  # [B] int8, index into text.TASKS
+    prefix_length: np.ndarray  # [B] int32, tokens at the front that captioning is given, and does not predict
+    task: np.ndarray  # [B] int8, which of caption_tasks.TASKS captioning is asked for
+    # What captioning learns, where it has tasks (config.captioning.tasks); else it learns input_ids.
+    caption_ids: np.ndarray  # [B, C] int32
+    caption_length: np.ndarray  # [B] int32
+    parallel: np.ndarray  # [B] bool, where config.captioning.parallel_share is above 0: predicted all at once
     has_report: np.ndarray  # [B] bool
     report_key: np.ndarray  # [B] int64
     study_key: np.ndarray  # [B] int64
     severity: np.ndarray  # [B] float32, 0-100 (text.severity); only where contrastive.severity_weight is above 0
-    # The same of each clip's text in a study, where a loss takes clips. What is not there has no report.
+    # The same of each clip's text in a study, where a loss takes clips. What is not there has no report. Likewise
+    # clip_task, clip_caption_ids, clip_caption_length and clip_parallel, where captioning is that loss.
     clip_input_ids: np.ndarray  # [B, V, L'] int32
     clip_text_length: np.ndarray  # [B, V] int32
     clip_prefix_length: np.ndarray  # [B, V] int32
     clip_has_report: np.ndarray  # [B, V] bool
     clip_report_key: np.ndarray  # [B, V] int64
+    clip_task: np.ndarray  # [B, V] int8
+    clip_caption_ids: np.ndarray  # [B, V, C'] int32
+    clip_caption_length: np.ndarray  # [B, V] int32
+    clip_parallel: np.ndarray  # [B, V] bool
     clip_severity: np.ndarray  # [B, V] float32
     boxes: np.ndarray  # [B, V, R, 5] float32 (frame of the clip, x0, y0, x1, y1); NaN: none
     unit_id: np.ndarray  # [B] str
     problem: np.ndarray  # [B] str; why views could not be read, or empty
     num_lost: np.ndarray  # [B] int64, views that could not be read
+    num_cut: np.ndarray  # [B] int64, texts of the row that were longer than data.max_text_length
     position: np.ndarray  # [B] int64, place in the stream
 
 

@@ -76,6 +76,11 @@ class Units:
             found = found & np.logical_or.reduceat(self._tree_known(), self.offsets[:-1])
         return told | found
 
+    def num_with_boxes(self) -> int:
+        """How many of the videos have a box."""
+        number = pc.list_value_length(self.tables.videos.table["boxes"])
+        return int(pc.fill_null(pc.greater(number, 0), False).to_numpy()[self.rows].sum())
+
     def _tree_known(self) -> np.ndarray:
         """Of each video, whether it is known which tree it shows."""
         return pc.is_valid(self.tables.videos.table["coronary_tree"]).to_numpy()[self.rows]

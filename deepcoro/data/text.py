@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -19,9 +19,14 @@ from deepcoro.errors import ConfigError, DataError
 from deepcoro.reports.grammar import Finding, render_report
 from deepcoro.reports.vocabulary import tree_of
 
-# Captioning tasks by index, with the text put before the target. The plain report task has no prefix: its only given
-# token is the tokenizer's start.
-TASKS: dict[str, str] = {"report": ""}
+
+class Encoded(NamedTuple):
+    """Texts as ids: see ``ReportTokenizer.encode_after``."""
+
+    ids: np.ndarray  # [B, L] int32
+    length: np.ndarray  # [B] int32, tokens of the row including start and end; the rest is padding
+    prefix_length: np.ndarray  # [B] int32, tokens at the front that are given: start and prefix
+    cut: np.ndarray  # [B] bool, whether the text was longer than there is room for
 
 
 def target_text(study: dict[str, Any], tree: str | None, whole_study: bool) -> str | None:
@@ -125,12 +130,34 @@ class ReportTokenizer:
         ``None`` becomes the start and end tokens alone, so that the row keeps its shape. The end token survives
         truncation.
         """
-        rows = [[self.start_id, self.end_id] if t is None else self._tokenizer.encode(t).ids for t in texts]
+        encoded = self.encode_after([""] * len(texts), texts)
+        return encoded.ids, encoded.length
+
+    def encode_after(self, prefixes: Sequence[str], texts: Sequence[str | None]) -> Encoded:
+        """The same of ``texts`` [B] that follow on ``prefixes`` [B]: a row begins with ``prompt(prefix)``, and goes on
+        with the tokens that its text has by itself."""
+        rows, given, cut = [], [], []
+        for prefix, text in zip(prefixes, texts, strict=True):
+            front, rest, is_cut = [self.start_id], [self.end_id], False
+            if text is not None:
+                encoding = self._tokenizer.encode(text)
+                front, rest, is_cut = self.prompt(prefix), encoding.ids[1:], bool(encoding.overflowing)
+            row = [*front, *rest]
+            if len(row) > self.max_length:
+                row, is_cut = [*row[: self.max_length - 1], self.end_id], True
+            rows.append(row)
+            given.append(len(front))
+            cut.append(is_cut)
         lengths = np.array([len(row) for row in rows], np.int32)
         ids = np.full((len(rows), int(lengths.max(initial=2))), self.pad_id, np.int32)
         for place, row in enumerate(rows):
             ids[place, : len(row)] = row
-        return ids, lengths
+        return Encoded(ids, lengths, np.array(given, np.int32), np.array(cut, bool))
+
+    def prompt(self, *texts: str) -> list[int]:
+        """The start token and those of ``texts``: the beginning of a row that is to be gone on with."""
+        parts = (self._tokenizer.encode(text, add_special_tokens=False).ids for text in texts if text)
+        return [self.start_id, *(token for part in parts for token in part)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Ids up to the first end token -> text, with the spacing that word pieces lose: ``70 %`` -> ``70%``.

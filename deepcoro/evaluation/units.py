@@ -14,6 +14,7 @@ from torch import Tensor
 
 from deepcoro.config import Config
 from deepcoro.config_writing import Writing
+from deepcoro.data.caption_tasks import prompt_ids
 from deepcoro.data.text import ReportTokenizer
 from deepcoro.levels import rows_at_level
 from deepcoro.models.multitask import MultitaskModel
@@ -62,10 +63,13 @@ def write_texts(
     from deepcoro.models.generation import generate  # it loads transformers, which takes seconds
 
     assert model.captioning_decoder is not None
+    memory, mask = model.memory(tokens, valid, views_at)
+    prompt = torch.tensor(prompt_ids(words, model.config.captioning), device=memory.device)
     ids = generate(
         model.captioning_decoder,
-        *model.memory(tokens, valid, views_at),
-        words.start_id,
+        memory,
+        mask,
+        prompt.expand(len(memory), -1),
         words.end_id,
         words.pad_id,
         writing or model.config.captioning,

@@ -126,8 +126,10 @@ def synthetic_batch(config: Config, rows: int, text_tokens: int, device: torch.d
         }
     if config.contrastive.severity_weight > 0:
         batch["severity"] = torch.full((rows,), 50.0)
+    if config.loss.is_used("captioning") and config.captioning.parallel_share > 0:
+        batch["parallel"] = torch.arange(rows) % 2 == 0
     if config.needs_clip_texts:
-        of_texts = {"has_report", "report_key", "severity", "input_ids", "text_length", "prefix_length"}
+        of_texts = {"has_report", "report_key", "severity", "input_ids", "text_length", "prefix_length", "parallel"}
         for name in sorted(of_texts & batch.keys()):
             batch[f"clip_{name}"] = batch[name][:, None].repeat(1, views, *[1] * (batch[name].ndim - 1))
     return {name: tensor.to(device) for name, tensor in batch.items()}

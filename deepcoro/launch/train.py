@@ -24,6 +24,7 @@ from ray.train import (
 from ray.train.torch import TorchTrainer
 
 from deepcoro.config import Config
+from deepcoro.data.caption_tasks import check_words
 from deepcoro.data.pipeline import training_dataset
 from deepcoro.data.schema import UNITS
 from deepcoro.data.tables import PreparedDataset, Units
@@ -213,6 +214,12 @@ def resolve(config: Config, dataset: PreparedDataset, units: Units) -> Config:
         )
         off = {"contrastive": 0.0, "captioning": 0.0}
         config = config.merge({"loss": {"weights": off, "initial": off, "final": off}})
+    if config.loss.is_used("captioning") and config.captioning.tasks.in_use:
+        boxed, videos = units.num_with_boxes(), len(units.rows)
+        say(
+            f"{'' if boxed else 'WARNING: '}{boxed} of {videos} training videos have boxes that captioning.tasks.aref "
+            "and gcap can ask for; of the others they are asked for the report"
+        )
     return config
 
 
@@ -235,7 +242,8 @@ def save_tokenizer(config: Config, run: Path) -> Config:
     """Keep the tokenizer with a run that begins, and fill in ``captioning.vocab_size``.
 
     Raises:
-        ConfigError: no tokenizer, or a vocabulary size that is not the tokenizer's.
+        ConfigError: no tokenizer, a vocabulary size that is not the tokenizer's, or a tokenizer that does not know the
+            words of the captioning tasks.
     """
     if not config.needs_text:
         return config
@@ -247,6 +255,8 @@ def save_tokenizer(config: Config, run: Path) -> Config:
             f"{config.text_encoder.source!r} has "
             f"{tokenizer.vocab_size} tokens; leave it out, or set it to that"
         )
+    if config.loss.is_used("captioning") and config.captioning.tasks.in_use:
+        check_words(tokenizer, config.text_encoder.source)
     if config.loss.is_used("contrastive"):
         longest = longest_text(config.text_encoder.source)
         if longest is not None and config.data.max_text_length > longest:

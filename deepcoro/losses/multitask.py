@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from deepcoro.config import Config
 from deepcoro.config_training import first_step
-from deepcoro.levels import rows_at_level
+from deepcoro.levels import caption_text, rows_at_level
 from deepcoro.losses.captioning import caption_targets, captioning_loss, chunked_captioning_loss
 from deepcoro.losses.contrastive import CHUNK_SIZE, CONTRASTIVE_LOSSES, count_pairs
 from deepcoro.losses.masked_modeling import masked_modeling_loss
@@ -178,9 +178,7 @@ class MultitaskLoss(nn.Module):
 
     def _targets(self, batch: Mapping[str, Any]) -> Tensor:
         rows = self._rows(batch, "captioning")
-        return caption_targets(
-            rows["input_ids"], rows["text_length"], rows["prefix_length"], rows["has_report"], self.ignore_index
-        )
+        return caption_targets(*caption_text(rows), rows["prefix_length"], rows["has_report"], self.ignore_index)
 
     def _rows(self, batch: Mapping[str, Any], name: str) -> Mapping[str, Any]:
         return rows_at_level(batch, self.levels[name])

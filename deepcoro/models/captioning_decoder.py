@@ -52,18 +52,23 @@ class DecoderBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, memory: Tensor | KeysValues, memory_mask: Tensor | None, past: PastText | None = None
+        self,
+        x: Tensor,
+        memory: Tensor | KeysValues,
+        memory_mask: Tensor | None,
+        past: PastText | None = None,
+        own_mask: Tensor | None = None,
     ) -> Tensor:
         """``x`` [R, L, D] -> the same, of texts that go on from ``past``. ``memory`` is the video's tokens [B, M, D'],
         or its keys and values, for who uses them many times; where R is a multiple of B, each clip has R / B texts, one
-        after the other."""
+        after the other. ``own_mask`` [R, 1, L, L] stands for the causal one."""
         if isinstance(memory, Tensor):  # made in here: a sharded block has its weights only while it runs
             memory = self.cross_attention.keys_values(memory)
         normed = self.norm1(x)
         own = self.self_attention.keys_values(normed)
         if past is not None:
             own = past.extend(own)
-        x = x + self.dropout(self.self_attention(normed, own, causal=x.shape[1] > 1))
+        x = x + self.dropout(self.self_attention(normed, own, own_mask, causal=x.shape[1] > 1 and own_mask is None))
         queries = self.norm2(x).reshape(len(memory[0]), -1, x.shape[-1])  # texts of a clip share its keys and values
         x = x + self.dropout(self.cross_attention(queries, memory, mask=memory_mask)).reshape_as(x)
         return x + self.dropout(self.feed_forward(self.norm3(x)))
@@ -100,6 +105,7 @@ class CaptioningDecoder(nn.Module):
         max_position_embeddings: longest text, in tokens.
         memory_size: width of the video tokens; ``None`` for ``hidden_size``.
         dropout: share dropped in attention, residuals and feed-forward while training.
+        parallel: whether it learns to predict texts all at once too; it has a mask token then.
 
     Raises:
         ValueError: a text is longer than the position table.
@@ -115,6 +121,7 @@ class CaptioningDecoder(nn.Module):
         max_position_embeddings: int = 512,
         memory_size: int | None = None,
         dropout: float = 0.1,
+        parallel: bool = False,
     ) -> None:
         super().__init__()
         memory_size = memory_size or hidden_size
@@ -127,22 +134,36 @@ class CaptioningDecoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
         for embedding in (self.token_embedding, self.position_embedding):
             nn.init.normal_(embedding.weight, std=0.02)
+        self.mask_token = nn.Parameter(torch.randn(hidden_size) * 0.02) if parallel else None
 
     def forward(
-        self, input_ids: Tensor, video_tokens: Tensor, video_mask: Tensor, return_hidden: bool = False
+        self,
+        input_ids: Tensor,
+        video_tokens: Tensor,
+        video_mask: Tensor,
+        return_hidden: bool = False,
+        num_parallel: Tensor | None = None,
     ) -> Tensor:
         """Logits [B, L, V] of the token after each of ``input_ids`` [B, L].
 
         ``video_tokens`` [B, M, D'], ``video_mask`` [B, M] bool (true where there is a token). Attention is causal and
         text is padded at its end, so padding reaches no earlier position.
 
+        ``num_parallel`` [B]: 0 for a row that is read word by word; else the row's first so many tokens are predicted
+        all at once (CapPa, 2306.07915, section 3): a mask token stands for every one, start and prefix too, and each
+        place attends to all of them. Padding stays out of it, as CapPa, whose texts are all padded to one length, need
+        not: a row must be the same in any batch. So such a row is told how long its text is.
+
         With ``return_hidden`` [B, L, D], which times ``output_weight`` transposed are the logits, in the precision that
         autocast would multiply them in: what a loss takes that never makes all logits at once.
         """
-        x = self._embed(input_ids, 0)
+        x, own_mask = self._embed(input_ids, 0, num_parallel), None
+        if num_parallel is not None:
+            place = torch.arange(input_ids.shape[1], device=input_ids.device)
+            own_mask = ((place <= place[:, None]) | (place < num_parallel[:, None, None]))[:, None]
         mask = _attendable(video_mask)
         for block in self._blocks():
-            x = block(x, video_tokens, mask)
+            x = block(x, video_tokens, mask, own_mask=own_mask)
         if return_hidden:
             device = x.device.type
             halves = torch.is_autocast_enabled(device)
@@ -174,12 +195,16 @@ class CaptioningDecoder(nn.Module):
     def _blocks(self) -> list[DecoderBlock]:
         return cast(list[DecoderBlock], list(self.blocks))
 
-    def _embed(self, input_ids: Tensor, first: int) -> Tensor:
+    def _embed(self, input_ids: Tensor, first: int, num_parallel: Tensor | None = None) -> Tensor:
         length, longest = first + input_ids.shape[1], self.position_embedding.num_embeddings
         if length > longest:
             raise ValueError(f"text of {length} tokens is longer than the {longest} positions of the decoder")
         positions = torch.arange(first, length, device=input_ids.device)
-        return self.dropout(self.token_embedding(input_ids) + self.position_embedding(positions))
+        words = self.token_embedding(input_ids)
+        if num_parallel is not None:
+            assert self.mask_token is not None, "a decoder that predicts in parallel is made with parallel=True"
+            words = torch.where((num_parallel > 0)[:, None, None], self.mask_token.to(words.dtype), words)
+        return self.dropout(words + self.position_embedding(positions))
 
     def _logits(self, x: Tensor) -> Tensor:
         return self.norm(x) @ self.output_weight.T

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deepcoro.config import Config
-from deepcoro.levels import rows_at_level
+from deepcoro.levels import caption_text, rows_at_level
 from deepcoro.models.backbones import build_video_encoder, freeze_bottom
 from deepcoro.models.captioning_decoder import CaptioningDecoder
 from deepcoro.models.layers import full_precision, gather_tokens
@@ -88,6 +88,7 @@ class MultitaskModel(nn.Module):
                 part.max_position_embeddings,
                 memory_size=width,
                 dropout=part.dropout,
+                parallel=part.parallel_share > 0,
             )
         if loss.is_used("masked_modeling"):
             mvm = config.masked_modeling
@@ -147,12 +148,15 @@ class MultitaskModel(nn.Module):
                 level = config.level("captioning")
                 rows = rows_at_level(batch, level)
                 memory, mask = self.memory(tokens, valid[level], views_at)
-                words = rows["input_ids"][:, :-1]
+                ids, length = caption_text(rows)
+                words, parallel = ids[:, :-1], None
+                if "parallel" in rows:
+                    parallel = torch.where(rows["parallel"], length - 1, 0)
                 if self.training:  # all logits at once are the largest thing of a step: the loss makes them in chunks
-                    out["caption_hidden"] = self.captioning_decoder(words, memory, mask, return_hidden=True)
+                    out["caption_hidden"] = self.captioning_decoder(words, memory, mask, True, parallel)
                     out["caption_weight"] = _as_output(self.captioning_decoder.output_weight)
                 else:
-                    out["caption_logits"] = self.captioning_decoder(words, memory, mask)
+                    out["caption_logits"] = self.captioning_decoder(words, memory, mask, num_parallel=parallel)
         if reconstructs and num_visible is not None:
             out["prediction"], out["target"] = self.reconstruct(clip, batch["mask_order"].flatten(0, 1), num_visible)
         return out

@@ -181,12 +181,17 @@ def render_report(findings: Iterable[Finding], dominance: str | None = None, tre
     return " ".join(sentences)
 
 
+def render_finding(finding: Finding) -> str:
+    """The sentence that a report has for one finding: ``Proximal LAD: 80% stenosis (severe), TIMI 2 flow.``"""
+    return upper_first(f"{SEGMENT_NAMES[finding.segment]}: {', '.join(finding.clauses())}.")
+
+
 def _tree_sentences(by_segment: dict[str, Finding], tree: str, dominance: str | None) -> list[str]:
     sentences = []
     for vessel, members, normal in vessels_of(tree, dominance):
         found = [by_segment[segment] for segment in members if segment in by_segment]
         for finding in found:
-            sentences.append(upper_first(f"{SEGMENT_NAMES[finding.segment]}: {', '.join(finding.clauses())}."))
+            sentences.append(render_finding(finding))
         if normal and not found:
             sentences.append(upper_first(f"{vessel}: normal."))
     return sentences

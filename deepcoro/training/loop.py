@@ -87,7 +87,7 @@ class Worker:
 
         config, checkpoint = self.config, newest_checkpoint(self.run)
         self.step = 0
-        self.counters = {"blind_steps": 0, "lost_views": 0, "starts": 0}
+        self.counters = {"blind_steps": 0, "lost_views": 0, "cut_texts": 0, "starts": 0}
         if checkpoint is None:
             self.model = MultitaskModel.from_sources(config)
         else:
@@ -192,6 +192,7 @@ class Worker:
         for batch in rows:
             self.positions.add(self.step, batch["position"])
         self.counters["lost_views"] += int(result.lost_views.item())
+        self._count_cut_texts(int(result.cut_texts.item()))
         self.counters["blind_steps"] = 0 if result.valid_share.item() > 0 else self.counters["blind_steps"] + 1
         if self.counters["blind_steps"] == _MAX_BLIND_STEPS:
             raise TrainingError(
@@ -204,6 +205,17 @@ class Worker:
             with self.throughput.telling():
                 self._log(self.board, result, rates, weights)
                 self.awaited = validation.post_results(self.board, self.run, config, self.awaited)
+
+    def _count_cut_texts(self, number: int) -> None:
+        """Count the texts that a step lost the end of, and tell of the first."""
+        if number and not self.counters["cut_texts"] and self.rank == 0:
+            note(
+                self.run,
+                f"step {self.step}: {number} texts were longer than data.max_text_length="
+                f"{self.config.data.max_text_length} tokens and lost their end; data/cut_texts counts on. Raise it "
+                "(and captioning.max_position_embeddings) in a run of another name to train on all of them",
+            )
+        self.counters["cut_texts"] += number
 
     def _start_bias(self, batches: list[dict[str, Any]]) -> None:
         """Set the sigmoid's bias by the pairs of the first batch, where the config leaves it to them."""
@@ -336,6 +348,7 @@ class Worker:
         scalars |= {
             "data/valid_share": result.valid_share.item(),
             "data/lost_views": self.counters["lost_views"],
+            "data/cut_texts": self.counters["cut_texts"],
             "data/samples_seen": self.step * self.config.training.batch_size,
         }
         if self.config.loss.is_used("contrastive"):

@@ -37,8 +37,9 @@ class StepResult:
 
     ``losses`` and their weighted ``total`` are means, ``grad_norm`` is what it was before clipping, ``grad_norms`` its
     parts by component. ``valid_share`` is the share of views that are there, ``lost_views`` the number of those that
-    could not be read. ``skipped``: loss or gradients were not finite, and the weights are those of before;
-    ``overflowed``: so they were in fp16, with a finite loss, because they had been scaled up too far.
+    could not be read, ``cut_texts`` that of texts longer than ``data.max_text_length``. ``skipped``: loss or gradients
+    were not finite, and the weights are those of before; ``overflowed``: so they were in fp16, with a finite loss,
+    because they had been scaled up too far.
     """
 
     losses: dict[str, Tensor]
@@ -47,20 +48,21 @@ class StepResult:
     grad_norms: dict[str, Tensor]
     valid_share: Tensor
     lost_views: Tensor
+    cut_texts: Tensor
     skipped: Tensor
     overflowed: Tensor
 
     def on_host(self) -> StepResult:
         """The same in CPU tensors, brought over all at once."""
-        single = [self.total, self.grad_norm, self.valid_share, self.lost_views, self.skipped, self.overflowed]
+        single = [self.total, self.grad_norm, self.valid_share, self.lost_views, self.cut_texts]
+        single += [self.skipped, self.overflowed]
         tensors = [*self.losses.values(), *self.grad_norms.values(), *single]
         numbers = iter(torch.stack([x.detach().double() for x in tensors]).cpu().unbind())
         losses = {name: next(numbers) for name in self.losses}
         grad_norms = {name: next(numbers) for name in self.grad_norms}
-        total, grad_norm, valid_share, lost_views, skipped, overflowed = numbers
-        return StepResult(
-            losses, total, grad_norm, grad_norms, valid_share, lost_views.long(), skipped.bool(), overflowed.bool()
-        )
+        total, grad_norm, valid_share, lost_views, cut_texts, skipped, overflowed = numbers
+        counted = (valid_share, lost_views.long(), cut_texts.long())
+        return StepResult(losses, total, grad_norm, grad_norms, *counted, skipped.bool(), overflowed.bool())
 
 
 def train_step(
@@ -144,9 +146,8 @@ def train_step(
     if scaler is not None:
         scaler.update()
     overflowed = skipped & torch.isfinite(total) if scaler is not None else torch.zeros_like(skipped)
-    return StepResult(
-        losses, total, grad_norm, norms, counted["views"] / counted["places"], counted["lost"], skipped, overflowed
-    )
+    told = (counted["views"] / counted["places"], counted["lost"], counted["cut"])
+    return StepResult(losses, total, grad_norm, norms, *told, skipped, overflowed)
 
 
 def compile_encoder(model: nn.Module, backend: str = "inductor") -> None:
@@ -171,6 +172,7 @@ def _count(loss: MultitaskLoss, batches: Sequence[Mapping[str, Any]], num_hidden
         "views": valid.sum(),
         "places": torch.tensor(valid.numel(), device=valid.device),
         "lost": torch.cat([batch.get("num_lost", valid.new_zeros(1).long()) for batch in batches]).sum(),
+        "cut": torch.cat([batch.get("num_cut", valid.new_zeros(1).long()) for batch in batches]).sum(),
     }
     return reduce_counts({key: torch.stack([c[key] for c in counts]).sum() for key in counts[0]} | views)
 

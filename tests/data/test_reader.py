@@ -48,6 +48,7 @@ def test_shapes_and_types_are_those_of_the_batch(read, tiny_config):
         "boxes": ((3, 1, 8, 5), "float32"),
         "position": ((3,), "int64"),
         "num_lost": ((3,), "int64"),
+        "num_cut": ((3,), "int64"),
     }
     assert batch["unit_id"].tolist() == ["v0", "v2", "v3"]
 

@@ -14,7 +14,7 @@ TOLD = {"loss_weights": {"captioning": 0.5}, "learning_rates": {"video": 1e-4}}
 
 
 def result(loss=1.0, norm=2.0, skipped=False, overflowed=False):
-    numbers = [torch.tensor(x) for x in (loss, norm, 1.0, 0, skipped, overflowed)]
+    numbers = [torch.tensor(x) for x in (loss, norm, 1.0, 0, 0, skipped, overflowed)]
     total, grad_norm, *rest = numbers
     return StepResult({"captioning": total}, total, grad_norm, {"video": grad_norm, "text": grad_norm}, *rest)
 

@@ -27,6 +27,7 @@ CASES = {
     "studies": (("data.unit=study", "data.num_videos=2"), 1),
     "one worker without reports": ((), 1),
     "captions in chunks of 3 tokens": (("captioning.chunk_size=3",), 1),
+    "captions in parallel, one worker has none": (("captioning.parallel_share=0.5",), 2),
     "captions from the second step on": (("loss.start_fraction.captioning=0.1",), 2),
     "pairs up to the first step": (
         (
@@ -119,6 +120,8 @@ def outcomes(tiny_config, tiny_model, random_batch, tmp_path_factory):
                     batch["valid"][2, 0] = False
                     if name.startswith("one worker without"):
                         batch["has_report"][:] = False
+                if name.startswith("captions in parallel"):
+                    batch["parallel"] = torch.tensor([rank == 1, False, rank == 1])
                 if name.startswith(("no report", "one report")):
                     batch["has_report"][:] = False
                     batch["has_report"][0] = name.startswith("one report") and rank == 1
