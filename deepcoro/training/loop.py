@@ -140,8 +140,7 @@ class Worker:
             self._make_up_for_validations()
         while True:
             if validation.is_due(config, self.step):
-                with averaged(self.average), whole(self.model):
-                    self.validate()
+                self.validate()
             if self.step == config.training.num_steps:
                 return
             if stop_requested(self.run, self.group):
@@ -225,6 +224,8 @@ class Worker:
             if bias is not None:
                 with torch.no_grad():
                     self.model.logit_bias.fill_(bias)
+                if self.average is not None:
+                    self.average = WeightAverage(self.model, self.average.decay)
 
     def save(self) -> None:
         """A checkpoint of this step. Where it cannot be written the run says so and goes on, unless it was the last."""
@@ -261,6 +262,8 @@ class Worker:
             )
 
     def _drop_old_checkpoints(self) -> None:
+        if self.counters["bad_in_a_row"] > 0:  # the newer ones may have diverged already
+            return
         try:
             protected = validation.steps_to_keep(self.run, self.config)
             drop_old_checkpoints(self.run, self.config.training.keep_checkpoints, protected)
@@ -268,18 +271,22 @@ class Worker:
             note(self.run, f"older checkpoints could not be removed: {error}")
 
     def validate(self) -> None:
-        """Measure the model as it is on the validation patients, once a step, here or in a task beside the workers."""
+        """Measure the model, or the average of its weights, on the validation patients, once a step, here or in a task
+        beside the workers."""
         if from_first(self.step in validation.read_results(self.run), self.group):
             return
-        begin = time.perf_counter()
-        if self.board is not None and self.config.training.pictures and (batch := self.validation.batch_to_draw()):
-            with self.throughput.telling():
-                drawn = draw_pictures(self.model, self.config, batch, self.validation.tokenizer)
-                self.board.pictures(self.step, drawn)
-        if self._asynchronous(self.step):
+        begin, draws = time.perf_counter(), self.config.training.pictures
+        metrics: dict[str, float] = {}
+        beside = self._asynchronous(self.step)
+        if draws or not beside:
+            with averaged(self.average), whole(self.model):
+                if draws and self.board is not None:
+                    self._draw(self.board)
+                if not beside:
+                    metrics = self.validation.run(self.model)
+        if beside:
             self._validate_beside(self.step)
         else:
-            metrics = self.validation.run(self.model)
             if self.board is not None:
                 try:
                     validation.write_result(self.run, self.step, metrics, time.perf_counter() - begin, self.config)
@@ -288,6 +295,12 @@ class Worker:
                 validation.post_results(self.board, self.run, self.config, [self.step])
             ray.train.report({"step": self.step, **metrics})
         self.throughput.read()  # the time of an evaluation is not training time
+
+    def _draw(self, board: Board) -> None:
+        batch = self.validation.batch_to_draw()
+        if batch:
+            with self.throughput.telling():
+                board.pictures(self.step, draw_pictures(self.model, self.config, batch, self.validation.tokenizer))
 
     def close(self) -> None:
         """Let go of what the run's folder is written with."""

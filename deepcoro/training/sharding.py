@@ -24,6 +24,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from deepcoro.config import Config
+from deepcoro.errors import ConfigError
 from deepcoro.models.multitask import MultitaskModel
 
 
@@ -49,8 +50,13 @@ def shard(model: nn.Module, device: torch.device) -> None:
     place. The first worker's weights count, as under DDP. An optimizer has to be made afterwards: the parameters are
     other objects.
 
-    What calls the model other than by its ``forward`` needs ``whole``.
+    What calls the model other than by its ``forward`` needs ``whole``. A parameter belongs to one block, or to none.
+
+    Raises:
+        ConfigError: torch is too old for it.
     """
+    if not hasattr(FSDPModule, "reset_iter_state"):
+        raise ConfigError(f"resources.sharding=full needs torch 2.13 or newer, and this is {torch.__version__}")
     for tensor in [*model.parameters(), *model.buffers()]:
         dist.broadcast(tensor.detach(), src=0)
     if device.type == "cuda":
@@ -116,6 +122,10 @@ def whole(model: nn.Module) -> Iterator[None]:
             # The outermost stays whole after forward: its weights are what the backward pass begins with.
             part.set_reshard_after_forward(part is not model, recurse=False)
             part.reshard()
+        if isinstance(model, FSDPModule):
+            # Every forward pass notes what it went through, for the backward pass to gather the next block's weights
+            # ahead. These had none, and workers that did not measure alike would gather unlike.
+            model.reset_iter_state()
 
 
 def full(tensor: Tensor) -> Tensor:
