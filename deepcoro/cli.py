@@ -14,7 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -77,6 +77,11 @@ _split = click.option(
 )
 _checkpoint = click.option(
     "--checkpoint", default="newest", show_default=True, metavar="newest|best|STEP", help="Which one to take."
+)
+_weights = click.option(
+    "--weights",
+    type=click.Choice(["trained", "ema"]),
+    help="The trained weights or their average.  [default: the average, where the run keeps one]",
 )
 _path = click.Path(path_type=Path)
 
@@ -173,7 +178,8 @@ def train(experiment: str, assignments: Sequence[str], overlay: Path | None, dry
 @click.argument("run", type=_path)
 @_split
 @_checkpoint
-def evaluate(run: Path, split: str, checkpoint: str) -> None:
+@_weights
+def evaluate(run: Path, split: str, checkpoint: str, weights: Literal["trained", "ema"] | None) -> None:
     """Measure a run on patients it never saw.
 
     RUN is its folder, such as runs/demo. Every unit of the split is measured once, and the table printed.
@@ -189,7 +195,7 @@ def evaluate(run: Path, split: str, checkpoint: str) -> None:
     """
     from deepcoro.launch.evaluate import evaluate as measure
 
-    measure(found(run), split=split, checkpoint=checkpoint)
+    measure(found(run), split=split, checkpoint=checkpoint, weights=weights)
 
 
 @main.command()
@@ -226,7 +232,8 @@ def compare(first: Path, second: Path, split: str) -> None:
     help="Where the study has to stand; in train, the model has seen it.",
 )
 @_checkpoint
-def generate(run: Path, study: str, split: str, checkpoint: str) -> None:
+@_weights
+def generate(run: Path, study: str, split: str, checkpoint: str, weights: Literal["trained", "ema"] | None) -> None:
     """Write reports for one study.
 
     The model of RUN writes them, and they are printed beside the true ones.
@@ -241,7 +248,7 @@ def generate(run: Path, study: str, split: str, checkpoint: str) -> None:
     """
     from deepcoro.launch.generate import generate as write
 
-    write(found(run), study, split=None if split == "any" else split, checkpoint=checkpoint)
+    write(found(run), study, split=None if split == "any" else split, checkpoint=checkpoint, weights=weights)
 
 
 def found(run: Path) -> Path:

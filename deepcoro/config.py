@@ -98,6 +98,9 @@ class TrainingConfig(Section):
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     # A step whose loss or gradients are not finite is left out, counted and told of; so many in a row end the run.
     max_bad_steps: Positive = 10
+    # Also keep an average of the weights, which forgets a step by this factor at every further one (less at first), and
+    # measure that; None: no average.
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     compile: bool = False  # the video encoder by torch.compile: faster steps on a GPU, after minutes of compiling
     log_every: Positive = 10
     checkpoint_every: Positive = 500
@@ -114,6 +117,9 @@ class ResourcesConfig(Section):
 
     num_workers: Positive = 1
     use_gpu: bool = False
+    # none: each worker holds the whole model. full: weights, gradients and optimizer state are divided among them; same
+    # numbers, same checkpoints, more exchange. One worker holds all of it either way.
+    sharding: Literal["none", "full"] = "none"
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
     threads_per_worker: Positive | None = None  # torch threads; None: the cores but one, over the workers
     cpus_per_data_task: Annotated[float, Field(gt=0)] = 0.34  # below 1: a task waits while its neighbour decodes
@@ -160,6 +166,11 @@ class Config(Section):
             raise ValueError(
                 f"training.batch_size {self.training.batch_size} does not divide among {self.resources.num_workers} "
                 f"workers x {self.training.accumulation_steps} accumulation steps"
+            )
+        if self.resources.sharding == "full" and self.training.precision == "fp16":
+            raise ValueError(
+                "resources.sharding=full does not go with training.precision=fp16, whose gradient scaling cannot look "
+                "at divided gradients; use bf16 or fp32, or resources.sharding=none"
             )
         self.optim.check_steps(self.training.num_steps)
         self.loss.check_steps(self.training.num_steps)

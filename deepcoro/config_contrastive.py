@@ -22,6 +22,9 @@ class ContrastiveConfig(Section):
     # Which rows are positives of each other: those with equal text, of the same study (equal texts of two studies are
     # negatives then), or with either; or module:function, as deepcoro/losses/positives.py describes it.
     positives: str = "text"
+    # A row counts 1 + severity_weight x s / 100 in the loss, s the highest percent of stenosis that its text is about
+    # (data/text.py: severity). 0: every row counts 1.
+    severity_weight: Annotated[float, Field(ge=0)] = 0.0
     level: Level | None = None  # what a text is paired with; None: the clip or the study, as data.unit says
     embedding_dim: Positive = 512
     logit_scale: Annotated[float, Field(gt=0)] = 10.0  # its start value

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_OF_CLIPS = ("input_ids", "text_length", "prefix_length", "has_report", "report_key")
+_OF_CLIPS = ("input_ids", "text_length", "prefix_length", "has_report", "report_key", "severity")
 
 
 def rows_at_level(batch: Mapping[str, Any], level: str) -> Mapping[str, Any]:

@@ -127,17 +127,17 @@ def calls(monkeypatch):
 
 def test_what_evaluate_compare_and_generate_are_told(calls):
     run("evaluate", "runs/a")
-    run("evaluate", "runs/a", "--split", "test", "--checkpoint", "best")
+    run("evaluate", "runs/a", "--split", "test", "--checkpoint", "best", "--weights", "trained")
     run("compare", "runs/a", "runs/b", "--split", "test")
     run("generate", "runs/a", "--study", "s0", "--checkpoint", "40")
-    run("generate", "runs/a", "--study", "s0", "--split", "val")
+    run("generate", "runs/a", "--study", "s0", "--split", "val", "--weights", "ema")
     a, b = Path("runs/a").absolute(), Path("runs/b").absolute()
     assert calls == [
-        ("evaluate", (a,), {"split": "val", "checkpoint": "newest"}),
-        ("evaluate", (a,), {"split": "test", "checkpoint": "best"}),
+        ("evaluate", (a,), {"split": "val", "checkpoint": "newest", "weights": None}),
+        ("evaluate", (a,), {"split": "test", "checkpoint": "best", "weights": "trained"}),
         ("compare", (a, b, "test"), {}),
-        ("generate", (a, "s0"), {"split": None, "checkpoint": "40"}),
-        ("generate", (a, "s0"), {"split": "val", "checkpoint": "newest"}),
+        ("generate", (a, "s0"), {"split": None, "checkpoint": "40", "weights": None}),
+        ("generate", (a, "s0"), {"split": "val", "checkpoint": "newest", "weights": "ema"}),
     ]
 
 

@@ -44,6 +44,8 @@ def test_an_unknown_key_names_the_nearest_known_one(assignment, nearest):
         ("contrastive.loss_type=hinge", "'sigmoid' or 'softmax'"),
         ("contrastive.positives=patient", "text, study, text_or_study or module:function, got 'patient'"),
         ("contrastive.chunk_size=0", "chunk_size.*greater than 0"),
+        ("contrastive.severity_weight=-0.5", "severity_weight.*greater than or equal to 0, got -0.5"),
+        ("contrastive.severity_weight=.inf", "severity_weight.*finite"),
         ("contrastive.logit_bias=much", "logit_bias.*'auto'.*much"),
         ("loss.weights.captioning=-0.1", "loss.weights.captioning.*greater than or equal to 0"),
         ("loss.weights.distillation=1", "distillation.*less than or equal to 0"),
@@ -57,6 +59,7 @@ def test_an_unknown_key_names_the_nearest_known_one(assignment, nearest):
         ("captioning.max_generation_length=513", "513 is more than max_position_embeddings 512"),
         ("data.max_text_length=513", "513 is more than"),
         ("resources.num_workers=3", "32 does not divide among 3 workers"),
+        ("resources.sharding=half", "resources.sharding: .*'none' or 'full'"),
         ("optim.warmup_steps=10000", "10000 must be below training.num_steps 10000"),
         ("masked_modeling.mask_ratio=0.9999", "leaves 0 to see"),
         ("name=../x", "name"),
@@ -191,3 +194,12 @@ def test_before_there_are_data_the_bias_starts_at_the_odds_of_one_positive_a_row
     config = Config().override(["contrastive.logit_bias=auto", *assignments])
     assert config.logit_bias == pytest.approx(-math.log(negatives))
     assert config.override(["contrastive.logit_bias=-3.5"]).logit_bias == -3.5
+
+
+def test_sharding_goes_with_bf16_and_fp32_only():
+    assert Config().resources.sharding == "none"
+    for precision in ("bf16", "fp32"):
+        Config().override(["resources.sharding=full", f"training.precision={precision}"])
+    Config().override(["training.precision=fp16"])
+    with pytest.raises(ConfigError, match=r"resources.sharding=full does not go with training.precision=fp16"):
+        Config().override(["resources.sharding=full", "training.precision=fp16"])

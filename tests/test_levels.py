@@ -70,6 +70,10 @@ def test_rows_of_a_level(tiny_config, batch_of):
     assert rows_at_level(batch, "study") is batch
     videos = batch_of(tiny_config())
     assert rows_at_level(videos, "clip") is videos
+    assert "severity" not in rows
+    severe = batch_of(tiny_config(*CLIPS, "contrastive.severity_weight=0.5"))
+    assert rows_at_level(severe, "clip")["severity"].tolist() == [100, 80, 0, 0, 0, 0]
+    assert rows_at_level(severe, "study")["severity"].tolist() == [100, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -77,14 +81,16 @@ def test_rows_of_a_level(tiny_config, batch_of):
 )
 def test_shapes_and_gradients_at_every_level(tiny_config, tiny_model, batch_of, contrastive, captioning):
     levels = (f"contrastive.level={contrastive}", f"captioning.level={captioning}")
-    config = tiny_config(*STUDY, *levels, "study_pooling.num_layers=1", "study_pooling.order=true")
+    severe = "contrastive.severity_weight=0.5"
+    config = tiny_config(*STUDY, *levels, severe, "study_pooling.num_layers=1", "study_pooling.order=true")
     model, batch = tiny_model(config).train(), batch_of(config)
     out = model(batch, config.num_visible)
     assert out["video_embedding"].shape == out["text_embedding"].shape == ((6 if contrastive == "clip" else 3), 12)
     assert len(out["caption_hidden"]) == (6 if captioning == "clip" else 3)
     loss = MultitaskLoss.from_config(config)
     counts = loss.counts(batch, 1)
-    assert counts["contrastive"] == (3 if contrastive == "clip" else 2)
+    # Of s0 (an occlusion on the right, 80% on the left) and s1, whose findings are not known.
+    assert counts["contrastive"].item() == pytest.approx(1.5 + 1.4 + 1 if contrastive == "clip" else 1.5 + 1)
     optimizer = build_optimizer(model, config.optim)
     train_step(model, loss, optimizer, [batch], loss.loss_weights, config.num_visible)
     missing = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]

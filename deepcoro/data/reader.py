@@ -17,7 +17,7 @@ from deepcoro.data.order import generator
 from deepcoro.data.sampling import choose_views, frame_indices
 from deepcoro.data.schema import Batch
 from deepcoro.data.tables import Units
-from deepcoro.data.text import ReportTokenizer, target_text, text_key
+from deepcoro.data.text import ReportTokenizer, severity, target_text, text_key
 from deepcoro.errors import DataError
 
 TRAINING, EVALUATION = 0, 1
@@ -70,8 +70,12 @@ class UnitReader:
 
     def text(self, unit: int) -> str | None:
         """The target text of a unit."""
+        return target_text(*self._about(unit))
+
+    def _about(self, unit: int) -> tuple[dict[str, Any], str | None, bool]:
+        """What the text of a unit is about: the study, the tree in view, and whether it is the whole study."""
         tree = None if self.units.whole_study else self.units.video_rows(unit)[0]["coronary_tree"]
-        return target_text(self.units.study_row(unit), tree, self.units.whole_study)
+        return self.units.study_row(unit), tree, self.units.whole_study
 
     def _row(self, position: int, unit: int, views: int) -> tuple[dict[str, Any], str | None, list[str | None]]:
         """A row of ``views`` places, its text, and the text of each place."""
@@ -90,11 +94,19 @@ class UnitReader:
         }
         problems: list[str] = []
         clip_texts: list[str | None] = [None] * views
-        study = self.units.study_row(unit) if self.config.needs_clip_texts else None
+        about = self._about(unit)
+        weighs = self.config.contrastive.severity_weight > 0
+        if weighs:
+            row["severity"] = np.float32(severity(*about))
+            if self.config.needs_clip_texts:
+                row["clip_severity"] = np.zeros(views, np.float32)
         for view, index in enumerate(choose_views(len(videos), views, rng)):
             video, row["view_index"][view] = videos[index], index
-            if study is not None:
-                clip_texts[view] = target_text(study, video["coronary_tree"], whole_study=False)
+            if self.config.needs_clip_texts:
+                of_clip = (about[0], video["coronary_tree"], False)
+                clip_texts[view] = target_text(*of_clip)
+                if weighs:
+                    row["clip_severity"][view] = severity(*of_clip)
             try:
                 row["clip"][view], row["boxes"][view] = self._clip(video, rng)
             except DataError as error:  # this view is marked, counted and told; the row keeps its place in the stream
@@ -109,7 +121,7 @@ class UnitReader:
         row["problem"], row["num_lost"] = "; ".join(problems), np.int64(len(problems))
         row["study_key"] = np.int64(text_key(videos[0]["study_id"]))
         row["unit_id"] = videos[0]["study_id"] if self.units.whole_study else videos[0]["video_id"]
-        return row, self.text(unit), clip_texts
+        return row, target_text(*about), clip_texts
 
     def _clip(self, video: dict[str, Any], rng: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray]:
         data = self.config.data

@@ -109,12 +109,14 @@ class Batch(TypedDict, total=False):
     has_report: np.ndarray  # [B] bool
     report_key: np.ndarray  # [B] int64
     study_key: np.ndarray  # [B] int64
+    severity: np.ndarray  # [B] float32, 0-100 (text.severity); only where contrastive.severity_weight is above 0
     # The same of each clip's text in a study, where a loss takes clips. What is not there has no report.
     clip_input_ids: np.ndarray  # [B, V, L'] int32
     clip_text_length: np.ndarray  # [B, V] int32
     clip_prefix_length: np.ndarray  # [B, V] int32
     clip_has_report: np.ndarray  # [B, V] bool
     clip_report_key: np.ndarray  # [B, V] int64
+    clip_severity: np.ndarray  # [B, V] float32
     boxes: np.ndarray  # [B, V, R, 5] float32 (frame of the clip, x0, y0, x1, y1); NaN: none
     unit_id: np.ndarray  # [B] str
     problem: np.ndarray  # [B] str; why views could not be read, or empty

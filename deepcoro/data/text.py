@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from deepcoro.errors import ConfigError
+from deepcoro.errors import ConfigError, DataError
 from deepcoro.reports.grammar import Finding, render_report
+from deepcoro.reports.vocabulary import tree_of
 
 # Captioning tasks by index, with the text put before the target. The plain report task has no prefix: its only given
 # token is the tokenizer's start.
@@ -36,6 +37,31 @@ def target_text(study: dict[str, Any], tree: str | None, whole_study: bool) -> s
         return report
     read = [Finding.from_dict(row) for row in findings]
     return render_report(read, study.get("dominance"), None if whole_study else tree)
+
+
+def severity(study: dict[str, Any], tree: str | None, whole_study: bool) -> int:
+    """The highest percent of stenosis, 0 to 100, among the findings that the text of ``target_text`` is about.
+
+    These are the findings in the tree in view; all of the study's for a whole study, and for a clip of no known tree,
+    whose text is the whole report. An occlusion of either kind is 100, also where no percent is noted. Findings that
+    are not known, none, or none with a stenosis: 0; what has narrowed inside a stent is no stenosis here, as it is none
+    for ``Finding.significant``.
+
+    Raises:
+        DataError: a percent outside 0 to 100.
+    """
+    highest = 0
+    for row in study.get("findings") or []:
+        if not whole_study and tree is not None and tree_of(row["segment"], study.get("dominance")) != tree:
+            continue
+        percent = 100 if row.get("occlusion") not in (None, "none") else row.get("stenosis") or 0
+        if not 0 <= percent <= 100:
+            raise DataError(
+                f"study {study.get('study_id')!r}: the finding in {row['segment']!r} has a stenosis of {percent}%; it "
+                "must be 0 to 100: correct the findings in studies.parquet"
+            )
+        highest = max(highest, percent)
+    return highest
 
 
 def text_key(text: str | None) -> int:

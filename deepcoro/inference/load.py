@@ -19,17 +19,21 @@ from deepcoro.errors import ConfigError
 from deepcoro.evaluation.units import write_texts
 from deepcoro.models.multitask import MultitaskModel
 from deepcoro.models.text_encoder import load_tokenizer
-from deepcoro.training.checkpoint import find_checkpoint, load_model
+from deepcoro.training.checkpoint import Weights, choose_weights, find_checkpoint, load_model
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model in evaluation mode with its config and, where it reads or writes text, its tokenizer."""
+    """A model in evaluation mode with its config and, where it reads or writes text, its tokenizer.
+
+    ``weights`` says whether it has the ``trained`` weights or their average (``ema``).
+    """
 
     model: MultitaskModel
     config: Config
     tokenizer: ReportTokenizer | None
     checkpoint: Path
+    weights: Weights = "trained"
 
     @torch.no_grad()
     def embed_videos(self, clip: Tensor, valid: Tensor | None = None, angles: Tensor | None = None) -> Tensor:
@@ -84,20 +88,25 @@ class TrainedModel:
             raise ConfigError(f"{self.checkpoint} was trained without the {loss} loss and cannot do this")
 
 
-def load(run: str | Path, checkpoint: str | int = "newest") -> TrainedModel:
+def load(run: str | Path, checkpoint: str | int = "newest", weights: Weights | None = None) -> TrainedModel:
     """A checkpoint of a run's folder (``newest``, ``best`` or a step), or the checkpoint folder given. Nothing is
     fetched from anywhere.
 
+    Args:
+        weights: ``trained``, what training goes on from; ``ema``, their average (``training.ema_decay``); ``None``: the
+            average where there is one, which is what the run itself measured.
+
     Raises:
-        CheckpointError: there is none, or it is damaged.
+        CheckpointError: there is none, it is damaged, or has no average of the weights.
     """
     folder = Path(run)
     if not (folder / "manifest.json").exists():
         folder = find_checkpoint(folder, checkpoint)
-    model, config = load_model(folder)
+    chosen = choose_weights(folder, weights)
+    model, config = load_model(folder, chosen)
     tokenizer = None
     if config.needs_text:
         tokenizer = ReportTokenizer.from_pretrained(
             load_tokenizer(str(folder / "tokenizer")), config.data.max_text_length
         )
-    return TrainedModel(model, config, tokenizer, folder)
+    return TrainedModel(model, config, tokenizer, folder, chosen)

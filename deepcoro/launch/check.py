@@ -24,12 +24,13 @@ from deepcoro.data.schema import UNITS, Batch
 from deepcoro.data.tables import PreparedDataset
 from deepcoro.data.text import ReportTokenizer
 from deepcoro.errors import DataError, DeepCoroError, ResourceError, UserError
-from deepcoro.launch.estimate import CPU_RATE_PER_THREAD, passes, step_flops, synthetic_batch
+from deepcoro.launch.estimate import CPU_RATE_PER_THREAD, synthetic_batch
 from deepcoro.launch.paths import absolute
 from deepcoro.launch.resources import check_resources, nodes, set_environment, start_ray
 from deepcoro.launch.train import resolve, save_tokenizer
 from deepcoro.losses.multitask import MultitaskLoss
 from deepcoro.models.multitask import MultitaskModel
+from deepcoro.models.passes import passes, step_flops
 from deepcoro.models.pretrained import resolve_architecture
 from deepcoro.models.text_encoder import save_small_text_encoder
 from deepcoro.reports.grammar import Finding, render_report
@@ -248,6 +249,8 @@ class Check:
             precision,
             max_grad_norm=self.config.optim.max_grad_norm,
         )
+        if result.skipped:
+            _refuse_infinite(result.losses | {f"gradient of {part}": norm for part, norm in result.grad_norms.items()})
         moved = {group["component"]: False for group in parameter_groups(model, self.config.optim)}
         for group, old in zip(optimizer.param_groups, before, strict=True):
             changed = any(not torch.equal(a, b) for a, b in zip(old, group["params"], strict=True))

@@ -73,8 +73,9 @@ def compare(first: str | Path, second: str | Path, split: str = "val") -> dict[s
         )
     header = ("metric", "first", "second", "first - second", "95% interval", "excludes 0")
     num_patients = frames[0]["patient_id"].nunique()
-    print(f"\nfirst   {runs[0]}, checkpoint {abouts[0]['checkpoint']}")
-    print(f"second  {runs[1]}, checkpoint {abouts[1]['checkpoint']}")
+    for place, run, about in zip(("\nfirst ", "second"), runs, abouts, strict=True):
+        # What was measured before there were averages does not say which.
+        print(f"{place}  {run}, checkpoint {about['checkpoint']}, {about.get('weights', 'trained')} weights")
     print(f"{split}: the same {len(frames[0])} units of {num_patients} patients\n")
     print(align_columns(header, rows, (False, True, True, True, True, False)) + "\n")
     if left_out:

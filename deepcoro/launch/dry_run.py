@@ -25,9 +25,7 @@ from deepcoro.launch.estimate import (
     GPU_RATE,
     activation_bytes,
     empty_model,
-    passes,
     state_bytes,
-    step_flops,
     time_step,
 )
 from deepcoro.launch.going_on import check_going_on
@@ -37,6 +35,7 @@ from deepcoro.launch.resources import check_resources, nodes, set_environment, s
 from deepcoro.launch.show import align, differences, indent
 from deepcoro.launch.train import resolve, run_folder, save_tokenizer
 from deepcoro.models.multitask import MultitaskModel
+from deepcoro.models.passes import passes, step_flops
 from deepcoro.models.pretrained import resolve_architecture
 from deepcoro.training.checkpoint import committed_steps, verify_checkpoint
 from deepcoro.training.optim import parameter_groups
@@ -198,7 +197,8 @@ def _say_model(model: MultitaskModel) -> None:
 def _say_costs(plan: _Plan, model: MultitaskModel) -> None:
     config, training = plan.config, plan.config.training
     rows, part = config.micro_batch_size, passes(config, model, plan.text_tokens)
-    state = state_bytes(model, training.precision, config.resources.num_workers)
+    has_average, sharded = training.ema_decay is not None, config.resources.sharding == "full"
+    state = state_bytes(model, training.precision, config.resources.num_workers, has_average, sharded)
     memory = state | {"activations": activation_bytes(part, rows, training.precision)}
     if not config.resources.use_gpu:
         memory["Python and torch"] = _PROCESS_BYTES
@@ -214,7 +214,8 @@ def _say_costs(plan: _Plan, model: MultitaskModel) -> None:
     print(f"time (estimate)\n  {seconds:.3g} s a step, {how}")
     print(f"  {left} steps left: {left * seconds / 3600:.3g} hours, without validation and waiting for data\n")
 
-    checkpoint = state["weights"] + state["optimizer"]
+    in_one = state_bytes(model, training.precision, num_workers=1)
+    checkpoint = in_one["weights"] * (1 + has_average) + in_one["optimizer"]
     most = training.keep_checkpoints + 1 + (training.best_metric is not None)
     free = shutil.disk_usage(next(folder for folder in [plan.run, *plan.run.parents] if folder.exists())).free
     print(f"disk (estimate)\n  {_size(checkpoint)} a checkpoint, {_size(most * checkpoint)} for the {most} at a time")
@@ -235,7 +236,10 @@ def _too_little_memory(config: Config, needed: float) -> list[str]:
         wanted = needed * config.resources.num_workers
     if wanted < there:
         return [f"(there are {_size(there)})"]
-    return [f"WARNING: there are {_size(there)} for {_size(wanted)}: lower training.batch_size, or raise accumulation"]
+    advice = "lower training.batch_size, or raise accumulation"
+    if config.resources.use_gpu and config.resources.sharding == "none":
+        advice += ", or divide the model among the workers with resources.sharding=full"
+    return [f"WARNING: there are {_size(there)} for {_size(wanted)}: {advice}"]
 
 
 def _seconds_per_step(plan: _Plan, flops: float) -> tuple[float, str]:

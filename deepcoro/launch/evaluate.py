@@ -21,6 +21,7 @@ from deepcoro.evaluation.rows import row_table, rows_path, write_rows
 from deepcoro.inference.load import TrainedModel, load
 from deepcoro.launch.going_on import check_same_dataset
 from deepcoro.launch.resources import set_environment, start_ray
+from deepcoro.training.checkpoint import Weights
 
 TEST_LOG = "test_evaluations.jsonl"
 
@@ -31,6 +32,7 @@ def evaluate(
     checkpoint: str | int = "newest",
     num_examples: int = 8,
     num_neighbours: int = 2000,
+    weights: Weights | None = None,
 ) -> dict[str, Metric]:
     """Measure a checkpoint of ``run`` on every unit of ``split``; print and save what was found.
 
@@ -42,13 +44,14 @@ def evaluate(
         checkpoint: ``newest``, ``best`` or a step.
         num_examples: reports to print.
         num_neighbours: training units among which the nearest neighbour is looked for; 0 leaves it out.
+        weights: ``trained``, or ``ema``, their average; ``None``: the average where there is one.
 
     Raises:
-        UserError: there is no such checkpoint, it is damaged, or the split is empty.
+        UserError: there is no such checkpoint, it is damaged or has no average, or the split is empty.
     """
     set_environment()
     run = Path(run)
-    trained = load(run, checkpoint)
+    trained = load(run, checkpoint, weights)
     config = trained.config
     dataset = PreparedDataset.open(config.data.path)
     check_same_dataset(trained.checkpoint, dataset)
@@ -66,8 +69,8 @@ def evaluate(
     measured = measure(records, units, constants, config, neighbours)
     metrics, step = measured.metrics, trained.checkpoint.name
     if split == "test":  # before anything of it can be seen
-        times = log_test_evaluation(run, step, metrics)
-    about = {"split": split, "checkpoint": step}
+        times = log_test_evaluation(run, step, metrics, trained.weights)
+    about = {"split": split, "checkpoint": step, "weights": trained.weights}
     write_summary(run / "summary.json", metrics, about)
     write_summary(run / f"summary_{split}.json", metrics, about)
     about |= {
@@ -78,7 +81,8 @@ def evaluate(
     write_rows(rows_path(run, split), row_table(units, records, measured.columns), about)
 
     patients = len(set(units.column("patient_id")))
-    print(f"\n{run}, checkpoint {step}, {split}: {len(units)} {UNITS[config.data.unit]} of {patients} patients\n")
+    measured_on = f"{len(units)} {UNITS[config.data.unit]} of {patients} patients"
+    print(f"\n{run}, checkpoint {step}, {trained.weights} weights, {split}: {measured_on}\n")
     print(format_table(metrics))
     if config.loss.is_used("captioning"):
         written = _reports(records, UnitReader(config, units, None, training=False), units)
@@ -94,12 +98,13 @@ def evaluate(
     return metrics
 
 
-def log_test_evaluation(run: Path, step: str, metrics: dict[str, Metric]) -> int:
-    """Add a line (time, step, code version, values) to the run's list of measurements on test; returns their number."""
+def log_test_evaluation(run: Path, step: str, metrics: dict[str, Metric], weights: Weights) -> int:
+    """Add a line (time, step, which weights, code version, values) to the run's list of measurements on test; returns
+    their number."""
     values = {name: metric.value if np.isfinite(metric.value) else None for name, metric in metrics.items()}
-    line = {"time": time.time(), "checkpoint": int(step), "code_version": __version__, "metrics": values}
+    about = {"time": time.time(), "checkpoint": int(step), "weights": weights, "code_version": __version__}
     with (run / TEST_LOG).open("a") as stream:
-        stream.write(json.dumps(line, allow_nan=False) + "\n")
+        stream.write(json.dumps(about | {"metrics": values}, allow_nan=False) + "\n")
     return len((run / TEST_LOG).read_text().splitlines())
 
 

@@ -16,6 +16,7 @@ from deepcoro.data.tables import PreparedDataset, Units
 from deepcoro.errors import ConfigError, DataError
 from deepcoro.inference.load import load
 from deepcoro.launch.going_on import check_same_dataset
+from deepcoro.training.checkpoint import Weights
 
 _NUM_NEAREST = 3  # ids that are named where one is unknown
 
@@ -32,20 +33,27 @@ class Written:
     problem: str
 
 
-def generate(run: str | Path, study: str, split: str | None = None, checkpoint: str | int = "newest") -> list[Written]:
+def generate(
+    run: str | Path,
+    study: str,
+    split: str | None = None,
+    checkpoint: str | int = "newest",
+    weights: Weights | None = None,
+) -> list[Written]:
     """Write a report for each clip of ``study``, or for the study where that is the unit, and print them.
 
     Args:
         run: its folder; the model, and the dataset that it was trained on.
         split: where the study has to stand; ``None``: wherever it stands.
         checkpoint: ``newest``, ``best`` or a step.
+        weights: ``trained``, or ``ema``, their average; ``None``: the average where there is one.
 
     Raises:
-        CheckpointError: there is no such checkpoint.
+        CheckpointError: there is no such checkpoint, or it has no average.
         ConfigError: the run was trained without captioning.
         DataError: there is no such study, it stands in another split, or the run's filter leaves none of it.
     """
-    trained = load(run, checkpoint)
+    trained = load(run, checkpoint, weights)
     config = trained.config
     if not config.loss.is_used("captioning"):
         raise ConfigError(f"{run} was trained without captioning (loss.weights.captioning is 0): it cannot write")
@@ -66,7 +74,8 @@ def generate(run: str | Path, study: str, split: str | None = None, checkpoint: 
             tree = None if units.whole_study else units.video_rows(unit)[0]["coronary_tree"]
             name, problem = str(batch["unit_id"][place]), str(batch["problem"][place])
             rows.append(Written(name, tree, reader.text(unit), next(written) if whole[place] else None, problem))
-    print(f"{run}, checkpoint {trained.checkpoint.name}, study {study} of split {found_in}")
+    taken = f"checkpoint {trained.checkpoint.name}, {trained.weights} weights"
+    print(f"{run}, {taken}, study {study} of split {found_in}")
     for row in rows:
         print(f"\n{row.unit_id}" + (f"  {row.tree or 'tree unknown'}" if not units.whole_study else ""))
         print(f"  true     {row.true or '(none)'}")

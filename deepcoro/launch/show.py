@@ -193,7 +193,8 @@ def _summary(path: Path, split: str) -> list[str]:
         metrics = {name: _metric(numbers) for name, numbers in summary["metrics"].items()}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error!r}); measure the run again: deepcoro evaluate") from error
-    return [f"measured on {split}, checkpoint {summary.get('checkpoint')}", *indent(format_table(metrics).split("\n"))]
+    which = f"checkpoint {summary.get('checkpoint')}, {summary.get('weights', 'trained')} weights"
+    return [f"measured on {split}, {which}", *indent(format_table(metrics).split("\n"))]
 
 
 def _metric(numbers: dict[str, float | None]) -> Metric:

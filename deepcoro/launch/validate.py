@@ -26,7 +26,8 @@ def validation_config(run: Path, cpus: float, gpus: float) -> ValidationConfig:
 
 
 def validate_step(run: Path, step: int) -> dict[str, float]:
-    """Measure the checkpoint of ``step`` on the validation patients and keep what was found.
+    """Measure the checkpoint of ``step`` (its average of the weights, where it has one) on the validation patients, and
+    keep what was found.
 
     What goes wrong here is told in the run's problems and does not end the training.
     """

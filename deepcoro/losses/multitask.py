@@ -40,6 +40,8 @@ class MultitaskLoss(nn.Module):
         positives: which pairs of a video and a text are positives of each other, as ``contrastive.positives`` says.
         contrastive_chunk_size: texts that the contrastive loss compares at a time.
         captioning_chunk_size: tokens whose logits the captioning loss holds at once.
+        severity_weight: a; a row of the contrastive loss counts 1 + a s / 100, 0 <= s <= 100 its ``severity``, and its
+            mean is over what the rows count. 0: every row counts 1, and none needs a severity.
 
     Raises:
         ValueError: an unknown loss or loss type, or a negative weight.
@@ -56,6 +58,7 @@ class MultitaskLoss(nn.Module):
         positives: str = "text",
         contrastive_chunk_size: int = CHUNK_SIZE,
         captioning_chunk_size: int = 1024,
+        severity_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.levels = {"contrastive": "study", "captioning": "study"} | dict(levels or {})
@@ -66,6 +69,9 @@ class MultitaskLoss(nn.Module):
             raise ValueError(f"contrastive_loss_type must be one of {known}, got {contrastive_loss_type!r}")
         self.contrastive = CONTRASTIVE_LOSSES[contrastive_loss_type]
         self.keys, self.match = find_match(positives)
+        if not severity_weight >= 0:
+            raise ValueError(f"severity_weight must be 0 or more, got {severity_weight}")
+        self.severity_weight = severity_weight
         self.contrastive_chunk_size, self.captioning_chunk_size = contrastive_chunk_size, captioning_chunk_size
         self.label_smoothing, self.ignore_index = label_smoothing, ignore_index
 
@@ -84,12 +90,16 @@ class MultitaskLoss(nn.Module):
             config.contrastive.positives,
             config.contrastive.chunk_size,
             part.chunk_size,
+            config.contrastive.severity_weight,
         )
 
     def counts(self, batch: Mapping[str, Any], num_hidden: int) -> dict[str, Tensor]:
-        """What each sum of this batch is divided by: rows with report, asked tokens, hidden tokens of valid views."""
-        told = self._rows(batch, "contrastive")["has_report"]
-        counts = {"contrastive": told.sum(), "masked_modeling": batch["valid"].sum() * num_hidden}
+        """What each sum of this batch is divided by: rows with report (or what they count), asked tokens, hidden tokens
+        of valid views."""
+        rows = self._rows(batch, "contrastive")
+        told, weight = rows["has_report"], self._row_weights(rows)
+        pairs = told.sum() if weight is None else weight.where(told, 0).sum()
+        counts = {"contrastive": pairs, "masked_modeling": batch["valid"].sum() * num_hidden}
         if "input_ids" in batch:
             counts["captioning"] = (self._targets(batch) != self.ignore_index).sum()
         return counts
@@ -120,6 +130,7 @@ class MultitaskLoss(nn.Module):
         """The contrastive sum over this worker's rows, where the rows of all ``outs`` are compared with each other (and
         with those of other workers): as many exchanges as if they were one batch. Scale and bias are the last one's."""
         rows = [self._rows(batch, "contrastive") for batch in batches]
+        weights = [weight for row in rows if (weight := self._row_weights(row)) is not None]
         return self.contrastive(
             torch.cat([out["video_embedding"] for out in outs]),
             torch.cat([out["text_embedding"] for out in outs]),
@@ -128,6 +139,7 @@ class MultitaskLoss(nn.Module):
             outs[-1]["logit_scale"],
             outs[-1]["logit_bias"],
             match=self.match,
+            weight=torch.cat(weights) if weights else None,
             chunk_size=self.contrastive_chunk_size,
         )
 
@@ -151,6 +163,18 @@ class MultitaskLoss(nn.Module):
     def weigh(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
         """Weighted sum of ``losses``."""
         return torch.stack([weights[name] * value for name, value in losses.items()]).sum()
+
+    def _row_weights(self, rows: Mapping[str, Any]) -> Tensor | None:
+        """What each row of the contrastive loss counts, [B], 1 or more; ``None``: 1 each."""
+        if self.severity_weight == 0:
+            return None
+        if "severity" not in rows:
+            raise ValueError(
+                f"severity_weight {self.severity_weight} needs the severity of each row, and the batch has none: read "
+                "it with contrastive.severity_weight above 0, or give its rows a column severity (clip_severity for "
+                "clips of studies)"
+            )
+        return 1 + self.severity_weight * rows["severity"] / 100
 
     def _targets(self, batch: Mapping[str, Any]) -> Tensor:
         rows = self._rows(batch, "captioning")

@@ -27,9 +27,12 @@ class DecoderBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, memory: KeysValues, memory_mask: Tensor, past: KeysValues | None = None
+        self, x: Tensor, memory: Tensor | KeysValues, memory_mask: Tensor, past: KeysValues | None = None
     ) -> tuple[Tensor, KeysValues]:
-        """``x`` [B, L, D] and the text's keys and values, of ``past`` and ``x``."""
+        """``x`` [B, L, D] and the text's keys and values, of ``past`` and ``x``. ``memory`` is the video's tokens
+        [B, M, D'], or its keys and values, for who uses them many times."""
+        if isinstance(memory, Tensor):  # made in here: a sharded block has its weights only while it runs
+            memory = self.cross_attention.keys_values(memory)
         normed = self.norm1(x)
         own = self.self_attention.keys_values(normed)
         if past is not None:
@@ -90,7 +93,7 @@ class CaptioningDecoder(nn.Module):
         x = self._embed(input_ids, 0)
         mask = _attendable(video_mask)
         for block in self._blocks():
-            x, _ = block(x, block.cross_attention.keys_values(video_tokens), mask)
+            x, _ = block(x, video_tokens, mask)
         if return_hidden:
             device = x.device.type
             halves = torch.is_autocast_enabled(device)

@@ -16,6 +16,7 @@ from deepcoro.errors import CheckpointError
 from deepcoro.models.conversion import fold
 
 _PREFIX = "video_encoder."
+_AVERAGE = "model_ema.safetensors"  # as training.checkpoint writes it
 
 
 def find_own(source: str) -> Path | None:
@@ -51,15 +52,20 @@ def own_architecture(checkpoint: Path) -> dict[str, Any]:
     return {key: getattr(part, key) for key in ("name", *ARCHITECTURE)} | {"position_grid": grid}
 
 
-def own_weights(checkpoint: Path) -> tuple[dict[str, Tensor], float, float]:
-    """State dict of the encoder of a checkpoint, and the mean and deviation of the pixels it was trained on.
+def own_weights(checkpoint: Path) -> tuple[dict[str, Tensor], float, float, str]:
+    """State dict of the encoder of a checkpoint, the mean and deviation of the pixels it was trained on, and what the
+    weights are, in words. Where the run kept an average of them it is that: what was measured of the run is what a new
+    one begins with.
 
     Raises:
         CheckpointError: the weights are not those that were saved.
     """
     path = checkpoint / "model.safetensors"
     try:
-        wanted = json.loads((checkpoint / "manifest.json").read_text())["files"]["model.safetensors"]["sha256"]
+        files = json.loads((checkpoint / "manifest.json").read_text())["files"]
+        if _AVERAGE in files:
+            path = checkpoint / _AVERAGE
+        wanted = files[path.name]["sha256"]
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -70,7 +76,8 @@ def own_weights(checkpoint: Path) -> tuple[dict[str, Tensor], float, float]:
 
     weights = load_file(path)
     own = {name.removeprefix(_PREFIX): value for name, value in weights.items() if name.startswith(_PREFIX)}
-    return own, weights["pixel_mean"].item(), weights["pixel_std"].item()
+    what = "averaged weights" if path.name == _AVERAGE else "weights"
+    return own, weights["pixel_mean"].item(), weights["pixel_std"].item(), what
 
 
 def take_over_pixels(weights: dict[str, Tensor], scale: float, shift: float) -> dict[str, Tensor]:

@@ -175,7 +175,7 @@ def _load_video(model: MultitaskModel, source: str) -> list[str]:
 def _load_own(model: MultitaskModel, checkpoint: Path) -> list[str]:
     """Weights of a checkpoint of ours, taken over to the mean and deviation of the pixels here."""
     part, encoder = model.config.video_encoder, model.video_encoder
-    weights, mean, std = own_weights(checkpoint)
+    weights, mean, std, what = own_weights(checkpoint)
     here = (model.pixel_mean.item(), model.pixel_std.item())
     lines = []
     if (mean, std) != here:
@@ -201,7 +201,7 @@ def _load_own(model: MultitaskModel, checkpoint: Path) -> list[str]:
         weights = weights | {_MASK_TOKEN: encoder.state_dict()[_MASK_TOKEN]}
         lines.append(f"{_MASK_TOKEN} begins at random: the checkpoint was trained without masked modelling")
     lines += _put(encoder, weights, part.allow_mismatch, str(checkpoint))
-    return [f"{len(weights)} weights of {checkpoint}", *lines, *_about_grid(encoder)]
+    return [f"{len(weights)} {what} of {checkpoint}", *lines, *_about_grid(encoder)]
 
 
 def _put(encoder: nn.Module, weights: dict[str, Tensor], allow_mismatch: bool, source: str) -> list[str]:

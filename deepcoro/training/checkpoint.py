@@ -1,5 +1,8 @@
 """Save, verify and load checkpoints: ``checkpoints/<step>/`` with a manifest of sizes and hashes.
 
+``model.safetensors`` has the weights that training goes on from. Where a run averages them (``training.ema_decay``)
+``model_ema.safetensors`` has the same names, with averages for what is trained, so that either is a whole model.
+
 A checkpoint is written beside its place and then moved there, so that a reader never sees half of one, and it counts as
 committed when its manifest is there.
 """
@@ -11,9 +14,9 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -25,6 +28,8 @@ from deepcoro.errors import CheckpointError, SaveError
 from deepcoro.models.multitask import MultitaskModel
 
 MANIFEST = "manifest.json"
+Weights = Literal["trained", "ema"]
+_WEIGHTS: dict[str, str] = {"trained": "model.safetensors", "ema": "model_ema.safetensors"}
 
 
 def save_checkpoint(
@@ -34,19 +39,28 @@ def save_checkpoint(
     training_state: dict[str, Any],
     config: Config,
     fingerprint: str,
+    average: Mapping[str, Any] | None = None,
+    weights: dict[str, torch.Tensor] | None = None,
 ) -> Path:
     """Write ``run/checkpoints/<step>``.
 
+    ``weights`` are the model's, where it is sharded (``sharding.gather``): it cannot be asked for them here.
+
     ``training_state`` holds tensors, numbers and strings only (it loads with ``weights_only=True``); ``fingerprint`` is
-    the prepared dataset's. The tokenizer is taken from ``run/tokenizer``.
+    the prepared dataset's; ``average`` the state of a ``WeightAverage``, of whole tensors. The tokenizer is taken from
+    ``run/tokenizer``.
 
     Raises:
         SaveError: it could not be written (the disk is full); the older ones are as they were.
     """
-    # Tied weights are stored once each: safetensors refuses tensors that share memory.
-    weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    if weights is None:
+        weights = _copied(model.state_dict())
+    files = {_WEIGHTS["trained"]: weights}
+    if average is not None:
+        files[_WEIGHTS["ema"]] = weights | _copied(average["weights"])
+        training_state = training_state | {"average": {"num_updates": average["num_updates"]}}
     try:
-        return _write(run, step, model, weights, training_state, config, fingerprint)
+        return _write(run, step, model, files, training_state, config, fingerprint)
     # torch's writer says RuntimeError where the disk is full, and safetensors has an error of its own.
     except (OSError, SafetensorError, RuntimeError) as error:
         free = shutil.disk_usage(run).free / 1e6
@@ -70,7 +84,7 @@ def _write(
     run: Path,
     step: int,
     model: MultitaskModel,
-    weights: dict[str, torch.Tensor],
+    weights: Mapping[str, dict[str, torch.Tensor]],
     training_state: dict[str, Any],
     config: Config,
     fingerprint: str,
@@ -82,7 +96,8 @@ def _write(
     scratch = folder / f".{step}-{uuid.uuid4().hex[:8]}"
     scratch.mkdir()
     try:
-        save_file(weights, scratch / "model.safetensors")
+        for name, tensors in weights.items():
+            save_file(tensors, scratch / name)
         torch.save(training_state, scratch / "training_state.pt")
         config.save(scratch / "config.yaml")
         if (run / "tokenizer").is_dir():
@@ -212,14 +227,34 @@ def verify_checkpoint(checkpoint: Path) -> dict[str, Any]:
     return manifest
 
 
-def load_weights(checkpoint: Path, model: MultitaskModel) -> None:
+def choose_weights(checkpoint: Path, weights: Weights | None = None) -> Weights:
+    """Which weights of a checkpoint are meant: those asked for, or else the average where there is one, because that is
+    what the run itself measured.
+
+    Raises:
+        CheckpointError: there is no average, or ``weights`` is none of the two words.
+    """
+    has_average = _WEIGHTS["ema"] in read_manifest(checkpoint)["files"]
+    if weights is None:
+        return "ema" if has_average else "trained"
+    if weights not in _WEIGHTS:
+        raise CheckpointError(f"weights are {' or '.join(_WEIGHTS)}, and not {weights!r}")
+    if weights == "ema" and not has_average:
+        raise CheckpointError(
+            f"{checkpoint} has no average of the weights ({_WEIGHTS['ema']}): it was trained without "
+            "training.ema_decay; ask for the trained ones"
+        )
+    return weights
+
+
+def load_weights(checkpoint: Path, model: MultitaskModel, weights: Weights = "trained") -> None:
     """Put the weights of a verified checkpoint into ``model``.
 
     Raises:
         CheckpointError: they belong to another architecture.
     """
     try:
-        model.load_state_dict(load_file(checkpoint / "model.safetensors"))
+        model.load_state_dict(load_file(checkpoint / _WEIGHTS[weights]))
     except RuntimeError as error:
         raise CheckpointError(f"{checkpoint}: its weights do not fit this model: {error}") from error
 
@@ -229,13 +264,28 @@ def load_training_state(checkpoint: Path) -> dict[str, Any]:
     return torch.load(checkpoint / "training_state.pt", map_location="cpu", weights_only=True)
 
 
-def load_model(checkpoint: Path) -> tuple[MultitaskModel, Config]:
-    """A verified checkpoint's model, in evaluation mode, and the config it was trained with. Nothing is fetched."""
+def load_average(checkpoint: Path, training_state: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a ``WeightAverage`` goes on from, on the CPU; ``None`` where the checkpoint, whose ``training_state`` is
+    given, has no average."""
+    if "average" not in training_state:
+        return None
+    return training_state["average"] | {"weights": load_file(checkpoint / _WEIGHTS["ema"])}
+
+
+def load_model(checkpoint: Path, weights: Weights | None = None) -> tuple[MultitaskModel, Config]:
+    """A verified checkpoint's model, in evaluation mode, and the config it was trained with. Nothing is fetched.
+    ``weights`` as for ``choose_weights``."""
     verify_checkpoint(checkpoint)
+    chosen = choose_weights(checkpoint, weights)
     config = Config.load(checkpoint / "config.yaml")
     model = MultitaskModel.from_architecture(config, checkpoint)
-    load_weights(checkpoint, model)
+    load_weights(checkpoint, model, chosen)
     return model.eval(), config
+
+
+def _copied(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """On the CPU. Tied weights are stored once each: safetensors refuses tensors that share memory."""
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
 
 
 def _digest(manifest: dict[str, Any]) -> str:

@@ -20,8 +20,6 @@ import numpy as np
 import ray.train
 import ray.train.torch
 import torch
-import torch.distributed as dist
-from torch import nn
 
 from deepcoro.config import Config
 from deepcoro.data.collate import to_torch
@@ -30,12 +28,14 @@ from deepcoro.errors import DeepCoroError, SaveError, TrainingError
 from deepcoro.losses.multitask import LossWeightScheduler, MultitaskLoss
 from deepcoro.models.multitask import MultitaskModel
 from deepcoro.training import validation
+from deepcoro.training.average import WeightAverage, averaged
 from deepcoro.training.bad_steps import BadSteps
 from deepcoro.training.board import Board, describe_model, note, note_problems
 from deepcoro.training.checkpoint import (
     committed_steps,
     drop_checkpoints_after,
     drop_old_checkpoints,
+    load_average,
     load_training_state,
     load_weights,
     newest_checkpoint,
@@ -46,8 +46,9 @@ from deepcoro.training.optim import build_optimizer, load_optimizer, lr_schedule
 from deepcoro.training.pictures import draw_pictures
 from deepcoro.training.plan import training_plan
 from deepcoro.training.positions import PositionLog
+from deepcoro.training.sharding import gather, gather_optimizer, whole, wrap
 from deepcoro.training.step import StepResult, compile_encoder, train_step
-from deepcoro.training.throughput import Startup, Throughput
+from deepcoro.training.throughput import Startup, Throughput, useful_flops
 
 _MAX_BLIND_STEPS = 10
 
@@ -93,6 +94,9 @@ class Worker:
             self.model = MultitaskModel.from_architecture(config, checkpoint)
             load_weights(checkpoint, self.model)
         self.model.to(self.device).train()  # a text encoder comes from its source in evaluation mode
+        if config.training.compile:
+            compile_encoder(self.model)
+        self.wrapped = wrap(self.model, self.device, config)
         self.optimizer = build_optimizer(self.model, config.optim)
         self.scaler = torch.amp.GradScaler(self.device.type) if config.training.precision == "fp16" else None
         if checkpoint is not None:
@@ -105,9 +109,13 @@ class Worker:
         self.counters["starts"] += 1
         self.bad_steps = BadSteps(self.run, config.training.max_bad_steps, self.counters, self.step, self.group)
         self.saved_step = self.step
-        if config.training.compile:
-            compile_encoder(self.model)
-        self.wrapped = _wrap(self.model, self.device, config.loss.has_idle_losses(config.training.num_steps))
+        self.average: WeightAverage | None = None
+        if config.training.ema_decay is not None:
+            self.average = WeightAverage(self.model, config.training.ema_decay)
+            if checkpoint is not None and (kept := load_average(checkpoint, state)) is not None:
+                self.average.load_state_dict(kept)
+            elif checkpoint is not None and self.rank == 0:
+                note(self.run, f"no average is kept with step {self.step}: training.ema_decay begins with its weights")
         self.loss = MultitaskLoss.from_config(config)
         self.factor_at, self.weights_at = lr_schedule(config), LossWeightScheduler.from_config(config).weights
         self.validation = validation.Validation(config, self.run, self.device, self.group)
@@ -121,7 +129,7 @@ class Worker:
             self.board = Board(self.run, self.step + 1)
             validation.post_results(self.board, self.run, config, validation.unposted_steps(self.run))
         self.positions = PositionLog(self.run, self.step, self.group)
-        self.throughput = Throughput(self.device)
+        self.throughput = Throughput(self.device, config.training.precision)
         self.startup.lap("model")
 
     def train(self) -> None:
@@ -132,7 +140,8 @@ class Worker:
             self._make_up_for_validations()
         while True:
             if validation.is_due(config, self.step):
-                self.validate()
+                with averaged(self.average), whole(self.model):
+                    self.validate()
             if self.step == config.training.num_steps:
                 return
             if stop_requested(self.run, self.group):
@@ -178,6 +187,8 @@ class Worker:
         self.step += 1
         told = {"loss_weights": {name: weights[name] for name in result.losses}, "learning_rates": rates}
         self.bad_steps.look(self.step, result, rows, told, self.scaler)
+        if self.average is not None and not result.skipped:
+            self.average.update()
         for batch in rows:
             self.positions.add(self.step, batch["position"])
         self.counters["lost_views"] += int(result.lost_views.item())
@@ -186,7 +197,9 @@ class Worker:
             raise TrainingError(
                 f"no video could be read in {_MAX_BLIND_STEPS} steps in a row; {self.run}/problems.jsonl says why"
             )
-        self.throughput.add(training.batch_size * config.data.num_videos)
+        computed = [name for name, weight in weights.items() if weight > 0]
+        flops = useful_flops(config, self.model, rows, computed) if self.board is not None else None
+        self.throughput.add(training.batch_size * config.data.num_videos, flops)
         if self.board is not None and (self.step % training.log_every == 0 or self.step == training.num_steps):
             with self.throughput.telling():
                 self._log(self.board, result, rates, weights)
@@ -204,17 +217,23 @@ class Worker:
     def save(self) -> None:
         """A checkpoint of this step. Where it cannot be written the run says so and goes on, unless it was the last."""
         self.positions.gather()
-        if self.rank == 0:
+        first = self.rank == 0
+        weights, optimizer = gather(self.model.state_dict(), first), gather_optimizer(self.optimizer, first)
+        average = None
+        if self.average is not None:
+            kept = self.average.state_dict()
+            average = kept | {"weights": gather(kept["weights"], first)}
+        if first:
             state = {
                 "step": self.step,
                 "samples_seen": self.step * self.config.training.batch_size,
-                "optimizer": self.optimizer.state_dict(),
+                "optimizer": optimizer,
                 "scaler": self.scaler.state_dict() if self.scaler is not None else {},
                 "counters": self.counters,
             }
             try:
                 self.positions.write(self.step)
-                save_checkpoint(self.run, self.step, self.model, state, self.config, self.fingerprint)
+                save_checkpoint(self.run, self.step, self.model, state, self.config, self.fingerprint, average, weights)
             except (SaveError, OSError) as error:
                 stays = f"the checkpoint of step {self.saved_step} stays" if self.saved_step else "nothing is saved yet"
                 note(self.run, f"{error}. The run goes on; {stays}")
@@ -237,7 +256,7 @@ class Worker:
             note(self.run, f"older checkpoints could not be removed: {error}")
 
     def validate(self) -> None:
-        """Measure the model on the validation patients, once a step, here or in a task beside the workers."""
+        """Measure the model as it is on the validation patients, once a step, here or in a task beside the workers."""
         if from_first(self.step in validation.read_results(self.run), self.group):
             return
         begin = time.perf_counter()
@@ -323,16 +342,3 @@ class Worker:
             scalars["contrastive/logit_scale"] = self.model.logit_scale.exp().item()
             scalars["contrastive/logit_bias"] = self.model.logit_bias.item()
         board.scalars(self.step, scalars | self.throughput.read())
-
-
-def _wrap(model: MultitaskModel, device: torch.device, has_idle_losses: bool) -> nn.Module:
-    """DDP where there are several workers. Looking for parameters without gradient costs a walk through the graph at
-    every step, so it is done only where a schedule leaves out a loss at some steps."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return model
-    return nn.parallel.DistributedDataParallel(
-        model,
-        device_ids=[device] if device.type == "cuda" else None,
-        broadcast_buffers=False,
-        find_unused_parameters=has_idle_losses,
-    )

@@ -13,6 +13,7 @@ from deepcoro.config import Config
 from deepcoro.config_training import OptimConfig, known
 from deepcoro.errors import CheckpointError
 from deepcoro.models.multitask import MultitaskModel
+from deepcoro.training.sharding import distribute_optimizer
 
 
 def parameter_groups(model: MultitaskModel, optim: OptimConfig) -> list[dict[str, object]]:
@@ -86,14 +87,15 @@ def build_optimizer(model: MultitaskModel, optim: OptimConfig) -> torch.optim.Ad
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Take up moments and step counts from ``state``, and keep the rates and decays that the config gives now.
+    """Take up moments and step counts from ``state``, and keep the rates and decays that the config gives now. Where
+    the parameters are sharded each worker takes its part.
 
     Raises:
         CheckpointError: the state belongs to other parameters.
     """
     given = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     try:
-        optimizer.load_state_dict(state)
+        optimizer.load_state_dict(distribute_optimizer(optimizer, state))
     except ValueError as error:
         raise CheckpointError(f"the optimizer's state does not fit this model: {error}") from error
     for group, kept in zip(optimizer.param_groups, given, strict=True):

@@ -25,6 +25,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from deepcoro.losses.multitask import MultitaskLoss, reduce_counts
+from deepcoro.training import sharding
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _COMPARED = ("video_embedding", "text_embedding", "logit_scale", "logit_bias")  # what the contrastive loss reads
@@ -76,7 +77,7 @@ def train_step(
     """Take one step on ``batches``, the micro-batches of this worker (tensors on the model's device).
 
     Args:
-        model: a ``MultitaskModel``, bare or wrapped by DDP.
+        model: a ``MultitaskModel``, bare, wrapped by DDP or sharded (``sharding.shard``).
         optimizer: a ``fused`` one can leave a step out without the host's waiting for the device.
         weights: loss weights of this step. A loss that weighs 0 is not computed: it is not among the losses returned,
             and what it alone trains gets no gradient (DDP has to be told, by ``find_unused_parameters``).
@@ -129,6 +130,7 @@ def train_step(
         for name, value in means.items():
             sums[name] = sums.get(name, 0) + value.detach()
 
+    sharding.average_single_numbers(model)
     if scaler is not None:
         scaler.unscale_(optimizer)
     norms = _gradient_norms(optimizer)
@@ -137,7 +139,7 @@ def train_step(
     total = loss.weigh(losses, weights)
     skipped = ~(torch.isfinite(total) & torch.isfinite(grad_norm))
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, grad_norm)
+    sharding.clip_gradients(parameters, max_grad_norm, grad_norm)
     _update(optimizer, skipped)
     if scaler is not None:
         scaler.update()
@@ -188,7 +190,7 @@ def _gradient_norms(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     for group in optimizer.param_groups:
         found = [p.grad for p in group["params"] if p.grad is not None]
         gradients.setdefault(group.get("component", "all"), []).extend(found)
-    return {name: nn.utils.get_total_norm(found) for name, found in gradients.items() if found}
+    return {name: sharding.total_norm(found) for name, found in gradients.items() if found}
 
 
 def _update(optimizer: torch.optim.Optimizer, skipped: Tensor) -> None:

@@ -102,7 +102,9 @@ def write_result(run: Path, step: int, metrics: dict[str, float], seconds: float
     folder = run / "validation"
     folder.mkdir(exist_ok=True)
     scratch = folder / f".{step}.partial"
-    scratch.write_text(json.dumps({"step": step, "seconds": seconds, "metrics": metrics}, indent=1) + "\n")
+    weights = "trained" if config.training.ema_decay is None else "ema"
+    found = {"step": step, "weights": weights, "seconds": seconds, "metrics": metrics}
+    scratch.write_text(json.dumps(found, indent=1) + "\n")
     scratch.rename(folder / f"{step}.json")
     best = config.training.best_metric
     if best is not None and best not in metrics:

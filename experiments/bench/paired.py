@@ -61,9 +61,9 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def machine() -> str:
-    """What the figures were measured on."""
-    if torch.cuda.is_available():
+def machine(kind: str | None = None) -> str:
+    """What the figures were measured on: the GPU where there is one, unless it is said."""
+    if torch.cuda.is_available() and kind != "cpu":
         return torch.cuda.get_device_name()
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 

@@ -99,6 +99,34 @@ def test_equal_texts_have_equal_keys(read):
     assert len(set(key.tolist())) == 3
 
 
+SEVERE = "contrastive.severity_weight=0.5"
+
+
+def test_a_row_has_the_severity_of_what_its_text_is_about(read):
+    # Cines of s0: 80% in the left tree, an occlusion in the right. v2 has a report without findings, v3 neither.
+    batch = read(SEVERE)(["v0", "v1", "v2", "v3"])
+    assert batch["severity"].tolist() == [80, 100, 0, 0]
+    assert batch["severity"].dtype == np.float32
+    assert "clip_severity" not in batch
+    studies = read(SEVERE, "data.unit=study", "data.num_videos=2")(["s0", "s1", "s2"])
+    assert studies["severity"].tolist() == [100, 0, 0]
+    assert "clip_severity" not in studies
+
+
+def test_a_clip_of_a_study_has_the_severity_of_its_tree(read):
+    levels = ("data.unit=study", "data.num_videos=2", "contrastive.level=clip")
+    batch = read(SEVERE, *levels)(["s0", "s1", "s2"])
+    assert batch["view_index"][0].tolist() == [0, 1]  # v1, of the right tree, was made first
+    assert batch["clip_severity"].tolist() == [[100, 80], [0, 0], [0, 0]]
+    assert batch["clip_severity"].dtype == np.float32
+    assert batch["severity"].tolist() == [100, 0, 0]
+
+
+def test_without_a_weight_of_severity_no_row_has_one(read):
+    for levels in ((), ("data.unit=study",), ("data.unit=study", "contrastive.level=clip")):
+        assert not [name for name in read(*levels)([("s0" if levels else "v0")]) if "severity" in name]
+
+
 def test_no_text_keeps_its_place_without_report(read):
     batch = read()(["v0", "v3", "v2"])
     assert batch["has_report"].tolist() == [True, False, True]

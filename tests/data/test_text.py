@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import BertWordPieceTokenizer
 
-from deepcoro.data.text import ReportTokenizer, target_text, text_key, tidy_spacing
-from deepcoro.errors import ConfigError
+from deepcoro.data.text import ReportTokenizer, severity, target_text, text_key, tidy_spacing
+from deepcoro.errors import ConfigError, DataError
 from deepcoro.reports.grammar import Finding, parse_report, render_report
 from deepcoro.reports.vocabulary import SEGMENTS
 
@@ -51,6 +51,66 @@ def test_without_findings_the_report_and_without_a_report_nothing():
 
 def test_no_finding_is_a_normal_heart_and_not_no_report():
     assert "LAD: normal" in target_text({"findings": []}, "left", whole_study=False)
+
+
+LESIONS = [
+    {"segment": "prox_lad", "stenosis": 80, "occlusion": "none"},
+    {"segment": "om1", "stenosis": 30, "occlusion": None},
+    {"segment": "mid_rca", "stenosis": 55},
+    {"segment": "pda", "stenosis": 65},
+    {"segment": "d1", "stenosis": None, "calcification": "severe", "stent": True, "in_stent_restenosis": 90},
+]
+
+
+@pytest.mark.parametrize(
+    ("tree", "whole_study", "dominance", "expected"),
+    [
+        ("left", False, "right", 80),
+        ("right", False, "right", 65),
+        ("right", False, None, 65),
+        ("right", False, "left", 55),  # the PDA is the circumflex's
+        (None, True, "right", 80),
+        ("right", True, "right", 80),
+        (None, False, "right", 80),  # its text is the whole report
+    ],
+)
+def test_the_highest_stenosis_of_what_a_text_is_about(tree, whole_study, dominance, expected):
+    study = {"study_id": "a", "findings": LESIONS, "dominance": dominance, "report": "As dictated."}
+    assert severity(study, tree, whole_study) == expected
+
+
+@pytest.mark.parametrize("occlusion", ["total", "cto"])
+@pytest.mark.parametrize("percent", [100, 99, None])
+def test_an_occlusion_is_100_whatever_its_percent(occlusion, percent):
+    study = {"findings": [*LESIONS, {"segment": "dist_rca", "stenosis": percent, "occlusion": occlusion}]}
+    assert [severity(study, tree, False) for tree in ("left", "right")] == [80, 100]
+    assert severity(study, None, True) == 100
+
+
+@pytest.mark.parametrize(
+    "findings", [None, [], [{"segment": "prox_lad", "stenosis": 0}], [{"segment": "prox_lad", "timi": 3}]]
+)
+def test_nothing_known_and_nothing_narrow_is_0(findings):
+    study = {"findings": findings, "dominance": "right", "report": "Proximal LAD: 80% stenosis (severe)."}
+    assert [severity(study, *rest) for rest in (("left", False), (None, False), (None, True))] == [0, 0, 0]
+
+
+@given(st.dictionaries(st.sampled_from(SEGMENTS), st.integers(0, 100)), st.sampled_from([None, "left", "balanced"]))
+def test_severity_is_the_highest_percent_that_a_text_tells(percents, dominance):
+    lesions = percents.items()
+    findings = [Finding(s, stenosis=p, occlusion="total" if p == 100 else "none").to_dict() for s, p in lesions]
+    study = {"findings": findings, "dominance": dominance}
+    for tree, whole_study in (("left", False), ("right", False), (None, True)):
+        read = parse_report(target_text(study, tree, whole_study)).findings
+        assert severity(study, tree, whole_study) == max((f.stenosis for f in read), default=0)
+
+
+@pytest.mark.parametrize("percent", [-1, 101])
+def test_a_percent_that_cannot_be_is_refused(percent):
+    study = {"study_id": "a", "findings": [{"segment": "om1", "stenosis": percent}]}
+    with pytest.raises(DataError, match=rf"study 'a': the finding in 'om1' has a stenosis of {percent}%"):
+        severity(study, "left", whole_study=False)
+    assert severity(study, "right", whole_study=False) == 0
 
 
 @given(st.text(), st.text())

@@ -52,8 +52,9 @@ def run(data, some_ray, tiny_config, tiny_model, text_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     config = tiny_config(f"data.path={data}", "evaluation.batch_size=3", "evaluation.num_resamples=50")
     load_tokenizer(str(text_folder)).save_pretrained(folder / "tokenizer")
-    for step in (3, 6):
-        save_checkpoint(folder, step, tiny_model(config, step), {"step": step}, config, "made-for-tests")
+    average = {"num_updates": 3, "weights": dict(tiny_model(config, 5).named_parameters())}
+    for step, kept in ((3, average), (6, None)):
+        save_checkpoint(folder, step, tiny_model(config, step), {"step": step}, config, "made-for-tests", kept)
     return folder
 
 
@@ -76,7 +77,7 @@ def test_every_unit_stands_once_and_the_test_split_is_counted(run, data, capsys)
     assert metrics["masked_modeling/pixel_mse"].value == pytest.approx(frame["masked_modeling/pixel_mse"].mean())
     assert metrics["captioning/exact_match_beside_nearest_neighbour"].baseline_name == "nearest of 4"
     printed = capsys.readouterr().out
-    assert "measured on test 1 time (" in printed
+    assert "measured on test 1 time (" in printed and "checkpoint 6, trained weights, test" in printed
     written = json.loads((run / "summary.json").read_text())["metrics"]
     for name in (
         "stenosis_50_f1_beside_nearest_neighbour",
@@ -94,11 +95,17 @@ def test_every_unit_stands_once_and_the_test_split_is_counted(run, data, capsys)
     assert "captioning/exact_match_beside_nearest_neighbour" not in earlier
     assert "measured on test 2 times (" in capsys.readouterr().out
     lines = [json.loads(line) for line in (run / "test_evaluations.jsonl").read_text().splitlines()]
-    assert [line["checkpoint"] for line in lines] == [6, 3]
+    assert [(line["checkpoint"], line["weights"]) for line in lines] == [(6, "trained"), (3, "ema")]
     assert lines[0]["metrics"]["retrieval/alignment"] == pytest.approx(metrics["retrieval/alignment"].value)
     assert lines[0]["metrics"].keys() == metrics.keys() and lines[0]["time"] <= lines[1]["time"]
     assert read_rows(run, "test")[1]["checkpoint"] == "3"
+    summary = json.loads((run / "summary_test.json").read_text())
+    assert (summary["checkpoint"], summary["weights"]) == ("3", "ema")
+    trained = evaluate(run, "test", checkpoint=3, num_neighbours=0, weights="trained")
+    assert trained["masked_modeling/mse"].value != earlier["masked_modeling/mse"].value
+    capsys.readouterr()
     assert compare(run, run, "test")["retrieval/alignment"].value == 0
+    assert f"second  {run}, checkpoint 3, trained weights" in capsys.readouterr().out
     with pytest.raises(CheckpointError, match="no checkpoint 4"):
         evaluate(run, "test", checkpoint=4)
 

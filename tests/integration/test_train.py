@@ -65,7 +65,8 @@ def test_tensorboard_has_the_scalars(finished):
     tags = set(board.Tags()["scalars"])
     wanted = {"loss/total", "loss/contrastive", "loss_weight/captioning", "learning_rate/text", "optim/grad_norm"}
     wanted |= {"throughput/clips_per_second", "throughput/data_wait_share", "memory/process_peak_gb"}
-    assert wanted <= tags
+    wanted |= {"throughput/tflops_per_second"}
+    assert wanted <= tags and "throughput/mfu" not in tags  # of a CPU the peak is not known
     assert [event.step for event in board.Scalars("loss/total")] == [1, 2, 3, 4, 5, 6]
 
 
@@ -135,7 +136,7 @@ def when_step(run, step, action):
 def test_stopped_gone_on_with_and_damaged_a_run_ends_where_an_undisturbed_one_ends(
     local_ray, small_config, tmp_path, capsys
 ):
-    settings = ("training.num_steps=30", "training.checkpoint_every=25")
+    settings = ("training.num_steps=30", "training.checkpoint_every=25", "training.ema_decay=0.9")
     undisturbed = train(small_config(tmp_path / "a", *settings))
     config = small_config(tmp_path / "b", *settings)
     run = tmp_path / "b" / config.name
@@ -150,12 +151,13 @@ def test_stopped_gone_on_with_and_damaged_a_run_ends_where_an_undisturbed_one_en
 
     train(config)
     assert sorted(int(place.name) for place in (run / "checkpoints").iterdir()) == [step, 25, 30]
-    wanted = load_file(undisturbed / "checkpoints" / "30" / "model.safetensors")
+    files = ("model.safetensors", "model_ema.safetensors")
     for _ in range(2):  # as it ended, and as it ends again after its last checkpoints were damaged
-        weights = load_file(run / "checkpoints" / "30" / "model.safetensors")
-        assert weights.keys() == wanted.keys()
-        for name in wanted:
-            torch.testing.assert_close(weights[name], wanted[name], atol=1e-6, rtol=0)
+        for file in files:
+            weights, wanted = (load_file(folder / "checkpoints" / "30" / file) for folder in (run, undisturbed))
+            assert weights.keys() == wanted.keys()
+            for name in wanted:
+                torch.testing.assert_close(weights[name], wanted[name], atol=1e-6, rtol=0)
         table = pq.read_table(run / "positions.parquet")
         assert sorted(table["position"].to_pylist()) == list(range(360))
         if not (run / "checkpoints" / "damaged-30").exists():
@@ -164,6 +166,13 @@ def test_stopped_gone_on_with_and_damaged_a_run_ends_where_an_undisturbed_one_en
     assert "config.yaml is not what was saved" in capsys.readouterr().err
     train(config)  # complete: nothing is trained and nothing changes
     assert "nothing to train" in capsys.readouterr().err
+
+    told = json.loads((undisturbed / "validation" / "30.json").read_text())
+    here = Validation(config, undisturbed, torch.device("cpu"))
+    loss = "masked_modeling/mse"
+    measured = {name: here.run(deepcoro.load(undisturbed, weights=name).model)[loss] for name in ("ema", "trained")}
+    assert told["weights"] == "ema" and told["metrics"][loss] == pytest.approx(measured["ema"], rel=1e-5)
+    assert measured["trained"] != pytest.approx(measured["ema"], rel=1e-4)
 
 
 def test_a_disk_that_is_full_for_a_while_costs_a_checkpoint_and_not_the_run(local_ray, small_config, tmp_path, capsys):
@@ -297,6 +306,7 @@ def test_a_run_that_can_read_nothing_stops(local_ray, phantom, small_config, tmp
 def test_a_run_that_diverges_stops_and_says_what_it_was_fed(local_ray, phantom, small_config, tmp_path):
     """With two workers: each holds half of the units, and the first one writes all of them down."""
     wild = ("optim.lr=1e30", "optim.warmup_steps=0", "training.num_steps=12", "training.max_bad_steps=3")
+    wild += ("training.ema_decay=0.9", "training.checkpoint_every=1")
     with pytest.raises(TrainingError, match="3 steps in a row"):
         train(small_config(tmp_path, *wild, "resources.num_workers=2"))
     (run,) = tmp_path.rglob("bad_steps.jsonl")
@@ -307,6 +317,9 @@ def test_a_run_that_diverges_stops_and_says_what_it_was_fed(local_ray, phantom, 
         batch = [unit["position"] for unit in record["units"]]
         assert batch == list(range((record["step"] - 1) * len(batch), record["step"] * len(batch)))
         assert len(batch) == 12 and all(unit["unit_id"] for unit in record["units"])
+    newest = run.parent / "checkpoints" / str(first + 1)
+    state = torch.load(newest / "training_state.pt", weights_only=True)
+    assert state["average"]["num_updates"] == first - 1  # the two that were left out are none
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from deepcoro.launch.estimate import (
     activation_bytes,
     empty_model,
-    passes,
     state_bytes,
-    step_flops,
     synthetic_batch,
     time_step,
 )
 from deepcoro.losses.multitask import MultitaskLoss
+from deepcoro.models.passes import passes, step_flops
+from deepcoro.training.average import WeightAverage
 from deepcoro.training.optim import build_optimizer
 from deepcoro.training.step import train_step
 
@@ -41,8 +41,11 @@ VARIANTS = [
     ("video_encoder.freeze=1.0", "text_encoder.freeze=1.0"),
     ("video_encoder.freeze=0.25", "video_encoder.checkpoint_activations=true", "video_encoder.depth=4"),
     ("data.unit=study", "data.num_videos=3", "contrastive.level=study", "captioning.level=clip"),
-    ("data.unit=study", "data.num_videos=2", "contrastive.level=clip", "captioning.level=study"),
-]
+    (
+        "data.unit=study", "data.num_videos=2", "contrastive.level=clip", "captioning.level=study",
+        "contrastive.severity_weight=0.5",
+    ),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -110,6 +113,21 @@ def test_state_is_what_the_optimizer_and_the_gradients_hold_after_a_step(tiny_co
         "optimizer": size(moments),
     }
     assert state_bytes(model, "bf16", num_workers=2).keys() - state.keys() == {"16-bit copies", "exchange"}
+    average = WeightAverage(model, 0.9).state_dict()["weights"]
+    assert state_bytes(model, "fp32", 1, has_average=True) == state | {"average": size(average.values())}
+
+
+def test_a_sharded_model_is_divided_but_for_what_is_whole_for_a_while(tiny_config, tiny_model):
+    model = tiny_model(tiny_config("video_encoder.width=48"))
+    one, three = state_bytes(model, "bf16", num_workers=1), state_bytes(model, "bf16", num_workers=3, sharded=True)
+    for name in ("weights", "gradients", "optimizer"):
+        assert three[name] == pytest.approx(one[name] / 3)
+    assert three["16-bit copies"] == one["16-bit copies"]
+    stacks = ("video_encoder.blocks.", "transformer.encoder.layer.", "captioning_decoder.blocks.", "modeling.blocks.")
+    outside = [p.numel() for name, p in model.named_parameters() if not any(stack in name for stack in stacks)]
+    largest = sum(p.numel() for p in model.video_encoder.blocks[0].parameters())  # 48 wide: the others are narrower
+    assert three["exchange"] == 8 * sum(outside) + 16 * largest
+    assert state_bytes(model, "bf16", num_workers=1, sharded=True) == one
 
 
 def test_noise_has_the_shapes_of_a_batch(tiny_config):

@@ -33,7 +33,7 @@ def test_each_clip_of_a_study_is_written_once_beside_the_truth(make_run, capsys)
     assert "Proximal LAD: 80%" in rows[1].true and "RCA" not in rows[1].true
     assert all(isinstance(row.written, str) for row in rows)
     printed = capsys.readouterr().out
-    assert printed.startswith(f"{run}, checkpoint 5, study s0 of split train\n")
+    assert printed.startswith(f"{run}, checkpoint 5, trained weights, study s0 of split train\n")
     assert all(f"written  {row.written}" in printed and f"true     {row.true}" in printed for row in rows)
 
 

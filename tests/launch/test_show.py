@@ -72,7 +72,7 @@ def test_a_finished_run_with_its_best_step_its_table_and_its_problems(run, tiny_
     save_checkpoint(run, 10, tiny_model(config), {"step": 10}, config, "made-for-tests")
     (run / "best.json").write_text(json.dumps({"step": 8, "metric": "captioning/finding_f1", "value": 0.625}))
     metrics = {"captioning/finding_f1": Metric(0.5, 0.25, 0.75, 0.125), "data/valid_share": Metric(1.0)}
-    write_summary(run / "summary_test.json", metrics, {"split": "test", "checkpoint": "8"})
+    write_summary(run / "summary_test.json", metrics, {"split": "test", "checkpoint": "8", "weights": "ema"})
     problems = [{"unit_id": "v1", "problem": "damaged"}] * 3 + [{"unit_id": "v2", "problem": "damaged"}]
     problems += [{"problem": "the disk is full\nTraceback"}] * 2
     (run / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in problems))
@@ -80,7 +80,7 @@ def test_a_finished_run_with_its_best_step_its_table_and_its_problems(run, tiny_
     assert text.splitlines()[0] == f"{run}: finished, step 10 of 10"
     assert line(text, "8 ")[3:] == ["best", "(captioning/finding_f1", "0.625)"]
     assert line(text, "10 ")[-1] == "newest"
-    assert "measured on test, checkpoint 8" in text
+    assert "measured on test, checkpoint 8, ema weights" in text
     assert re.search(r"captioning/finding_f1 +0\.500 +0\.250 to 0\.750 +0\.125", text)
     assert "2 units could not be read" in text and "2 times: the disk is full" in text
     assert "Traceback" not in text

@@ -21,6 +21,7 @@ WORLDS = (1, 2, 3, 4)
 SIZES = {
     "equal": {1: [12], 2: [6, 6], 3: [4, 4, 4], 4: [3, 3, 3, 3]},
     "unequal": {1: [12], 2: [11, 1], 3: [5, 0, 7], 4: [1, 6, 2, 3]},
+    "one row": {1: [1], 2: [0, 1], 3: [1, 0, 0], 4: [0, 0, 1, 0]},
 }
 ALL = [True] * 12
 REPORTS = {
@@ -72,9 +73,14 @@ def matches():
 
 def cases():
     """(kind, sizes, reports, match, weighted, chunk_size), each thing beside the plainest of the others."""
-    for kind, sizes in itertools.product(("sigmoid", "softmax"), SIZES):
+    kinds = ("sigmoid", "softmax")
+    for kind, reports, weighted in itertools.product(kinds, ("all have reports", "none has one"), (False, True)):
+        yield kind, "one row", reports, "text", weighted, 3
+    for kind, sizes in itertools.product(kinds, ("equal", "unequal")):
         for reports in REPORTS:
             yield kind, sizes, reports, "text", False, 3
+        for reports in ("the last has the only one", "none has one"):
+            yield kind, sizes, reports, "text", True, 3
         for match in matches():
             yield kind, sizes, "some have none", match, True, 3
         for chunk in (1, 100):
@@ -145,7 +151,7 @@ def outcomes(tmp_path_factory):
     ]
     try:
         alone = {case: [run_case(case, 0, 1)] for case in cases()} | {name: [count(name, 0, 1)] for name in counted()}
-        errors = [process.communicate(timeout=120)[1] for process in running]
+        errors = [process.communicate(timeout=600)[1] for process in running]
     finally:
         for process in running:
             process.kill()
@@ -160,11 +166,12 @@ def outcomes(tmp_path_factory):
 
 def plain(case, weight=None):
     """The papers' formulas on the joint batch, with the whole matrix: value and gradients of three times the sum."""
-    kind, _, reports, match, weighted, _ = case
+    kind, sizes, reports, match, weighted, _ = case
     *tensors, drawn = joint(weighted)
     weight = drawn if weight is None else weight
     leaves = [x.clone().requires_grad_() for x in tensors]
     told = torch.tensor(REPORTS[reports])
+    told[sum(SIZES[sizes][1]) :] = False  # rows that no worker has
     video, text, scale, bias = leaves[0][told], leaves[1][told], *leaves[2:]
     weight = torch.ones(12, dtype=torch.float64) if weight is None else weight
     weight = weight[told]
@@ -204,10 +211,14 @@ def test_value_and_gradients_are_those_of_the_joint_batch(outcomes, world, kind)
         assert abs(sum(rank[0] for rank in ranks) - value) < 1e-10, case
         for number, wanted in ((0, video), (1, text)):
             found = torch.cat([grads[number] for _, grads in ranks])
+            wanted = wanted[: len(found)]
             assert (found - wanted).abs().max() < 1e-10, (case, ["video", "text"][number])
         for number, wanted in ((2, scale), (3, bias)):
             assert abs(sum(grads[number] for _, grads in ranks) - wanted) < 1e-10, (case, "scale or bias")
-        if case[2] == "all have reports":
+        if (case[1:3] == ("one row", "all have reports") and kind == "softmax") or case[2] == "none has one":
+            assert value == 0
+            assert not any(grad.any() for grad in (video, text, scale, bias))
+        elif case[2] == "all have reports":
             assert all((grad != 0).any() for grad in (video, text, scale))
 
 
@@ -215,6 +226,7 @@ def test_value_and_gradients_are_those_of_the_joint_batch(outcomes, world, kind)
 def test_every_worker_hears_how_many_pairs_are_positives(outcomes, world):
     for sizes, reports, match in counted():
         told = torch.tensor(REPORTS[reports])
+        told[sum(SIZES[sizes][1]) :] = False
         report = KEYS[0][told]
         positive = report[:, None] == report
         if match == "given":

@@ -251,7 +251,7 @@ def test_memory_and_operations_are_about_those_of_the_model(torchvision, encoder
 
     from torch.utils.flop_counter import FlopCounterMode
 
-    from deepcoro.launch.estimate import passes
+    from deepcoro.models.passes import passes
 
     alone = config.override(["loss.weights.contrastive=0", "loss.weights.masked_modeling=0"])
     stages = passes(alone, SimpleNamespace(text_encoder=None, captioning_decoder=None, masked_video_modeling=None), 9)

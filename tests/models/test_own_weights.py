@@ -44,6 +44,21 @@ def test_a_run_of_ours_is_a_source(trained, of, tiny_config, where):
         resolve_architecture(config.override(["video_encoder.depth=2"]))
 
 
+def test_where_a_run_averaged_its_weights_the_average_is_taken(trained, of, tmp_path):
+    run, model = trained()
+    average = {name: parameter.detach() / 2 for name, parameter in model.named_parameters()}
+    state = {"num_updates": 3, "weights": average}
+    place = save_checkpoint(run, 30, model, {"step": 30}, model.config, "made-for-tests", state)
+    own = MultitaskModel.from_sources(of(run))
+    assert own.loaded[0].endswith(f"averaged weights of {place}")
+    for name, tensor in own.video_encoder.named_parameters():
+        assert torch.equal(tensor, average[f"video_encoder.{name}"])
+    path = place / "model_ema.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=r"model_ema\.safetensors is not what was saved"):
+        MultitaskModel.from_sources(of(run))
+
+
 def test_its_pixels_are_taken_over(trained, of):
     run, model = trained("video_encoder.patch_norm=false")  # 100 and 40
     own = MultitaskModel.from_sources(of(run))  # 105.68 and 38.95

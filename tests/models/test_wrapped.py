@@ -368,7 +368,8 @@ def test_nothing_is_fetched_or_computed_for_a_model_without_weights(multitask_co
 
 
 def test_an_estimate_counts_that_hidden_tokens_are_computed_too(multitask_config, tiny_config):
-    from deepcoro.launch.estimate import empty_model, passes
+    from deepcoro.launch.estimate import empty_model
+    from deepcoro.models.passes import passes
 
     plain = tiny_config()
     for config, wanted in ((multitask_config("vivit"), [19, 19]), (plain, [18, plain.num_visible])):

@@ -14,26 +14,29 @@ WEIGHTS = {"contrastive": 0.7, "captioning": 1.0, "masked_modeling": 0.1}
 UNLIKE = ("captioning.dropout=0.2", "video_encoder.drop_path=0.4")  # two forward passes of one batch differ
 
 
-def plain_contrastive(loss_type, video, text, key, has_report, scale, bias):
-    """Mean over rows with report, from the papers' formulas and all B x B pairs: SigLIP equation 1, CLIP figure 3 with
-    a target that is uniform over positives."""
-    video, text, key = video[has_report], text[has_report], key[has_report]
+def plain_contrastive(loss_type, video, text, key, has_report, weight, scale, bias):
+    """Weighted mean over rows with report, from the papers' formulas and all B x B pairs: SigLIP equation 1, CLIP
+    figure 3 with a target that is uniform over positives."""
+    video, text, key, weight = video[has_report], text[has_report], key[has_report], weight[has_report]
     positive = key[:, None] == key[None, :]
     logits = scale * video @ text.T
     if loss_type == "sigmoid":
         z = torch.where(positive, 1.0, -1.0).to(logits.dtype)
-        return -F.logsigmoid(z * (logits + bias)).sum() / len(video)
+        pair = (weight[:, None] + weight) / 2
+        return -(pair * F.logsigmoid(z * (logits + bias))).sum() / weight.sum()
     target = positive.to(logits.dtype) / positive.sum(dim=1, keepdim=True)
-    both = [-(target * part.log_softmax(dim=1)).sum() for part in (logits, logits.T)]
-    return (both[0] + both[1]) / 2 / len(video)
+    both = [-(weight[:, None] * target * part.log_softmax(dim=1)).sum() for part in (logits, logits.T)]
+    return (both[0] + both[1]) / 2 / weight.sum()
 
 
-def by_formula(loss_type, outs, batches):
+def by_formula(loss_type, outs, batches, severity_weight=0.0):
     """The weighted total of what ``outs`` hold, all their rows in one batch."""
     joined = {name: torch.cat([out[name] for out in outs]) for name in outs[0] if outs[0][name].ndim > 0}
-    rows = {name: torch.cat([batch[name] for batch in batches]) for name in ("report_key", "has_report", "valid")}
+    columns = ("report_key", "has_report", "valid", "severity")
+    rows = {name: torch.cat([batch[name] for batch in batches]) for name in columns}
     embeddings = (joined["video_embedding"], joined["text_embedding"], rows["report_key"], rows["has_report"])
-    contrastive = plain_contrastive(loss_type, *embeddings, outs[0]["logit_scale"], outs[0]["logit_bias"])
+    weight = 1 + severity_weight * rows["severity"] / 100
+    contrastive = plain_contrastive(loss_type, *embeddings, weight, outs[0]["logit_scale"], outs[0]["logit_bias"])
     spoken, number = 0.0, 0
     for out, batch in zip(outs, batches, strict=True):
         logits = out["caption_hidden"] @ out["caption_weight"].T
@@ -62,6 +65,7 @@ def one_batch(random_batch, config, rows=8, length=12):
     """Texts that some rows share, two rows without report, and one without a view."""
     batch = random_batch(config, rows, config.data.num_videos, length=length)
     batch["report_key"] = torch.tensor([1, 2, 3, 1, 4, 5, 3, 3])
+    batch["severity"] = torch.tensor([80, 100, 0, 35, 70, 0, 50, 99], dtype=torch.float64)
     batch["has_report"][[2, 5]] = False
     batch["valid"][5] = False
     return batch
@@ -73,12 +77,16 @@ def pieces(batch, number):
 
 
 @pytest.mark.parametrize("number", [1, 2, 4, 8])
+@pytest.mark.parametrize("severity_weight", [0.0, 1.5])
 @pytest.mark.parametrize("loss_type", ["sigmoid", "softmax"])
-def test_any_number_of_micro_batches_is_the_one_batch(tiny_config, tiny_model, random_batch, loss_type, number):
-    config = tiny_config(f"contrastive.loss_type={loss_type}", "contrastive.chunk_size=3")
+def test_any_number_of_micro_batches_is_the_one_batch(
+    tiny_config, tiny_model, random_batch, loss_type, severity_weight, number
+):
+    severe = f"contrastive.severity_weight={severity_weight}"
+    config = tiny_config(f"contrastive.loss_type={loss_type}", "contrastive.chunk_size=3", severe)
     batch = one_batch(random_batch, config)
     model, plain = tiny_model(config).double().train(), tiny_model(config).double().train()
-    total, losses = by_formula(loss_type, [plain(batch, config.num_visible)], [batch])
+    total, losses = by_formula(loss_type, [plain(batch, config.num_visible)], [batch], severity_weight)
     total.backward()
     result = accumulate(model, config, pieces(batch, number))
     assert result.total.item() == pytest.approx(total.item(), abs=1e-9)

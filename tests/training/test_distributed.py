@@ -15,6 +15,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
+SEVERE = ("contrastive.severity_weight=1.5",)
 # Name: overrides, number of micro-batches a worker.
 CASES = {
     "sigmoid": ((), 1),
@@ -36,6 +37,11 @@ CASES = {
     ),
     "uneven": (("contrastive.positives=study", "contrastive.chunk_size=2"), 1),
     "uneven softmax": (("contrastive.positives=text_or_study", "contrastive.loss_type=softmax"), 1),
+    "accumulated by severity": (SEVERE, 2),
+    "softmax by severity": (("contrastive.loss_type=softmax", *SEVERE), 1),
+    "no report by severity": (SEVERE, 2),
+    "no report, softmax": (("contrastive.loss_type=softmax",), 1),
+    "one report by severity": (SEVERE, 1),
 }  # fmt: skip
 SCHEDULED = {
     "captions from the second step on": "captioning_decoder.",
@@ -47,6 +53,7 @@ def run_case(case, rank, world):
     """SGD steps on this worker's part of a case -> losses, gradients of each step and new weights."""
     from deepcoro.losses.multitask import LossWeightScheduler, MultitaskLoss
     from deepcoro.models.multitask import MultitaskModel
+    from deepcoro.training.sharding import wrap
     from deepcoro.training.step import train_step
 
     config, num_steps = case["config"], case["num_steps"]
@@ -54,8 +61,7 @@ def run_case(case, rank, world):
     model = bare = MultitaskModel.from_sources(config).double()
     bare.load_state_dict(case["weights"])
     if world > 1:
-        idle = config.loss.has_idle_losses(config.training.num_steps)
-        model = torch.nn.parallel.DistributedDataParallel(bare, find_unused_parameters=idle)
+        model = wrap(bare, torch.device("cpu"), config)
     optimizer = torch.optim.SGD([p for p in bare.parameters() if p.requires_grad], lr=0.1)
     loss = MultitaskLoss.from_config(config)
     scheduler = LossWeightScheduler.from_config(config)
@@ -113,6 +119,12 @@ def outcomes(tiny_config, tiny_model, random_batch, tmp_path_factory):
                     batch["valid"][2, 0] = False
                     if name.startswith("one worker without"):
                         batch["has_report"][:] = False
+                if name.startswith(("no report", "one report")):
+                    batch["has_report"][:] = False
+                    batch["has_report"][0] = name.startswith("one report") and rank == 1
+                if config.contrastive.severity_weight > 0:
+                    severity = [80, 100, 0] if rank == 0 else [35, 0, 70]
+                    batch["severity"] = torch.tensor(severity, dtype=torch.float64)
                 if name.startswith("uneven"):
                     batch["study_key"] = torch.tensor([1, 2, 1]) if rank == 0 else torch.tensor([2, 3, 3])
                     if rank == 1:
@@ -131,7 +143,7 @@ def outcomes(tiny_config, tiny_model, random_batch, tmp_path_factory):
     ]
     try:
         ones = {name: run_case(case, 0, 1) for name, case in cases.items()}
-        errors = [process.communicate(timeout=120)[1] for process in running]
+        errors = [process.communicate(timeout=600)[1] for process in running]
     finally:
         for process in running:
             process.kill()
@@ -150,6 +162,20 @@ def test_gradients_are_those_of_the_joint_batch(outcomes, case):
             assert found.keys() == wanted.keys()
             for name, grad in wanted.items():
                 assert (found[name] - grad).abs().max() < 1e-8, name
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.startswith(("no report", "one report"))])
+def test_without_reports_nothing_is_learnt_of_pairs_and_with_one_something(outcomes, case):
+    """The sigmoid still wants a lone report and its video alike."""
+    one, ranks = outcomes[case]
+    learns = case == "one report by severity"
+    for outcome in (one, *ranks):
+        loss, (gradients,) = outcome["losses"]["contrastive"].item(), outcome["gradients"]
+        assert loss > 0 if learns else loss == pytest.approx(0, abs=1e-12)
+        for name, grad in gradients.items():
+            assert torch.isfinite(grad).all(), name
+        for name in ("logit_scale", "video_projection.weight", "text_projection.weight"):
+            assert (gradients[name].abs().max() > 1e-6) == learns, name
 
 
 def test_the_embedding_that_words_come_in_and_go_out_by_counts_once(outcomes):

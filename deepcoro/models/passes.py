@@ -1,0 +1,209 @@
+"""The transformers that a row goes through in a training step: what they compute, and what they keep.
+
+They follow from the config and the shapes of the model, for an encoder built like the ones here; a backbone of the
+user's own may differ, and MViT is met roughly (``is_exact``). The pooling of a study's clips is left out: it is next to
+nothing.
+
+Letters: n tokens of a row, m tokens that are attended to besides, d width, h width of the feed-forward, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from deepcoro.config import Config
+from deepcoro.models.multitask import MultitaskModel
+
+# Of MViTv2-S (2112.01526, table 1) on 16x224x224: layers, width, heads and tokens of each stage.
+_MVIT_STAGES = ((1, 96, 1, 25088), (2, 192, 2, 6272), (11, 384, 4, 1568), (2, 768, 8, 392))
+_TEXT_KINDS = ("bert", "roberta")  # of transformers, built of the layers that are counted here
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One transformer on one row of a batch.
+
+    Args:
+        clips: how often it runs for the row, each time by itself.
+        memory, memory_width: m and width of what it attends to besides its own tokens.
+        outside: multiply-adds of the layers before and after its blocks, a row.
+        vocabulary: V, where its output is a choice among words.
+        chunk_size: tokens for which that choice is computed at once.
+        looks: for each attention of a block, how many tokens each one looks at; empty: one attention, at all n.
+        frozen: layers, from the bottom, that the backward pass does not reach, and with them what lies before.
+        computed_again: the backward pass has each layer's input, and computes the rest again.
+        scores: of each token and layer, numbers that an attention keeps which writes out what it weighs.
+    """
+
+    layers: int
+    width: int
+    hidden: int
+    tokens: int
+    clips: float = 1
+    memory: int = 0
+    memory_width: int = 0
+    outside: int = 0
+    vocabulary: int = 0
+    chunk_size: int = 0
+    looks: tuple[int, ...] = ()
+    frozen: int = 0
+    computed_again: bool = False
+    scores: int = 0
+
+    @property
+    def step_flops(self) -> float:
+        """Operations of the matrix products in a training step, a multiply-add being two. The backward pass costs twice
+        the forward one, and a layer that is computed again once more; what is frozen has no backward pass. Attention
+        counts whole where it is causal too."""
+        return self._flops(3 if self.computed_again else 2)
+
+    @property
+    def useful_flops(self) -> float:
+        """The same but for what is computed again: what the step needs, however it saves memory (PaLM, 2204.02311,
+        appendix B)."""
+        return self._flops(2)
+
+    def _flops(self, backward: int) -> float:
+        n, m, d = self.tokens, self.memory, self.width
+        block = sum(n * 4 * d * d + 2 * n * seen * d for seen in self.looks or (n,)) + n * 2 * d * self.hidden
+        if m:
+            block += 2 * n * d * d + 2 * m * self.memory_width * d + 2 * n * m * d
+        times = self.layers + (self.layers - self.frozen) * backward
+        outside = self.outside * (1 if self.frozen else 3)
+        return 2.0 * self.clips * (times * block + outside + 3 * n * d * self.vocabulary)
+
+    @property
+    def saved_values(self) -> float:
+        """Numbers that the backward pass needs: of a block the inputs of its norms and products, queries, keys, values
+        and what attention gives (after 2205.05198, section 4.1, with attention that keeps no n x n matrix)."""
+        n, m, d = self.tokens, self.memory, self.width
+        further = len(self.looks) - 1 if self.looks else 0
+        block = n * (9 * d + 2 * self.hidden + self.scores) + further * 10 * n * d
+        if m:
+            block += 5 * n * d + 2 * m * d
+        trained = self.layers - self.frozen
+        of_blocks = trained * n * d + min(1, trained) * block if self.computed_again else trained * block
+        return float(self.clips * (of_blocks + (n * d if self.vocabulary else 0)))
+
+    def loss_values(self, rows: int) -> float:
+        """Numbers that the choice among words needs besides, on ``rows``: the gradient of the output weight, and two
+        blocks of logits (``losses.captioning.chunked_captioning_loss``)."""
+        return float(self.vocabulary * (self.width + 2 * min(self.chunk_size, rows * self.clips * self.tokens)))
+
+
+def passes(
+    config: Config,
+    model: MultitaskModel,
+    text_tokens: int | Mapping[str, int],
+    views: float | None = None,
+    losses: Collection[str] | None = None,
+) -> list[Pass]:
+    """The transformers that a row goes through in a training step.
+
+    Args:
+        text_tokens: of a text; or, by loss, of those that ``contrastive`` and ``captioning`` read.
+        views: clips of a row, ``None`` for as many as the config draws.
+        losses: those that the step computes, ``None`` for all that are in use.
+    """
+    encoder, captioning, masked = config.video_encoder, config.captioning, config.masked_modeling
+    assert encoder.width is not None and encoder.depth is not None
+    d, n, c = encoder.width, config.num_tokens, int(bool(encoder.class_token))
+    views = config.data.num_videos if views is None else views
+    pixels = math.prod(config.tubelet)
+
+    def computes(loss: str) -> bool:
+        return config.loss.is_used(loss) and (losses is None or loss in losses)
+
+    def length(loss: str) -> int:
+        return text_tokens if isinstance(text_tokens, int) else text_tokens[loss]
+
+    def rows(loss: str) -> float:
+        return views if config.level(loss) == "clip" else 1
+
+    def encoded(shown: int) -> Pass:
+        # Dense groups where all are shown; else all of them under a mask.
+        along, across = (config.grid[0], n // config.grid[0]) if shown == n else (shown, shown)
+        return Pass(
+            encoder.depth or 0,
+            d,
+            round((encoder.mlp_ratio or 4.0) * d),
+            c + shown,
+            views,
+            outside=shown * pixels * d,
+            looks=(along, c + across) if encoder.attention == "divided" else (),
+            frozen=round(encoder.freeze * (encoder.depth or 0)),
+            computed_again=encoder.checkpoint_activations,
+        )
+
+    def staged() -> list[Pass]:
+        # MViTv2-S pools queries from stage to stage, and the keys and values of each to the last one's grid.
+        frozen, made = round(encoder.freeze * (encoder.depth or 0)), []
+        for layers, width, heads, tokens in _MVIT_STAGES:
+            kept = min(layers, frozen)
+            shape = (layers, width, 4 * width, c + tokens)
+            made.append(
+                Pass(
+                    *shape,
+                    views,
+                    looks=(c + n,),
+                    frozen=kept,
+                    computed_again=encoder.checkpoint_activations,
+                    scores=3 * heads * (c + n),
+                )
+            )
+            frozen -= kept
+        return made
+
+    def encodings(shown: int) -> list[Pass]:
+        return staged() if encoder.name == "mvit" else [encoded(shown)]
+
+    found = []
+    if computes("contrastive") or computes("captioning"):
+        found += encodings(n)
+    if computes("contrastive") and encoder.pool == "attention":
+        found.append(Pass(0, d, 0, c + n, views, outside=2 * (c + n) * d * d + 2 * (c + n) * d + 10 * d * d))
+    if model.text_encoder is not None and computes("contrastive"):
+        about: Any = model.text_encoder.transformer.config
+        width, layers = model.text_encoder.width, getattr(about, "num_hidden_layers", 12)
+        hidden = getattr(about, "intermediate_size", 4 * width)
+        frozen = round(config.text_encoder.freeze * layers)
+        found.append(Pass(layers, width, hidden, length("contrastive"), rows("contrastive"), frozen=frozen))
+    if model.captioning_decoder is not None and computes("captioning"):
+        assert captioning.vocab_size is not None
+        shape = (captioning.num_layers, captioning.hidden_size, captioning.intermediate_size, length("captioning") - 1)
+        clips = rows("captioning")
+        seen = round(views / clips * (c + n)) if clips else 0
+        found.append(
+            Pass(
+                *shape,
+                clips,
+                memory=seen,
+                memory_width=d,
+                vocabulary=captioning.vocab_size,
+                chunk_size=captioning.chunk_size,
+            )
+        )
+    if model.masked_video_modeling is not None and computes("masked_modeling"):
+        k, width = config.num_visible, masked.decoder_hidden_size
+        # A wrapped backbone computes hidden tokens too.
+        found += encodings(n if hasattr(model.video_encoder, "prepare_masking") else k)
+        outside = k * d * width + (n - k) * width * pixels
+        found.append(Pass(masked.decoder_layers, width, 4 * width, n, views, outside=outside))
+    return found
+
+
+def step_flops(found: list[Pass], rows: int) -> float:
+    """Operations of a training step on ``rows``."""
+    return rows * sum(part.step_flops for part in found)
+
+
+def is_exact(config: Config, model: MultitaskModel) -> bool:
+    """Whether ``passes`` are what is really computed: of our encoder, and a text encoder of BERT's kind. Of any other
+    they are a guess, good enough to plan with."""
+    if config.video_encoder.name != "tubelet":
+        return False
+    about: Any = model.text_encoder.transformer.config if model.text_encoder is not None else None
+    return about is None or about.model_type in _TEXT_KINDS
