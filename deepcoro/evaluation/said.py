@@ -55,12 +55,11 @@ def said_in(parsed: Sequence[ParsedReport], truth: Truth) -> Said:
 
 
 def said_truly(truth: Truth) -> Said:
-    """What is so. The dominance is asked for where a true text of a whole study tells it; elsewhere it is ``None``."""
+    """What is so. The dominance is asked for where the true text tells it, as that of a whole study does."""
     texts = parse_all([text or "" for text in truth.texts])
     covered = covered_segments([report.trees for report in texts], truth.dominances)
     signs = sign_tables(truth.findings) | {"ifr": abnormal_ifr(truth.findings)}
-    asked = [report.dominance if tree is None else None for report, tree in zip(texts, truth.trees, strict=True)]
-    return Said(signs, percents(truth.findings, covered), asked)
+    return Said(signs, percents(truth.findings, covered), [report.dominance for report in texts])
 
 
 def compare_rows(true: Said, said: Said, in_view: NDArray[np.bool_]) -> dict[str, NDArray]:

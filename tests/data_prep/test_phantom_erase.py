@@ -11,6 +11,8 @@ from data_prep.phantom.erase import erase_lesion
 from data_prep.phantom.preset import preset_named
 from data_prep.phantom.study import draw_patient
 from deepcoro.errors import UserError
+from deepcoro.metrics.erasure import compare_erased
+from deepcoro.metrics.findings import ratio
 
 EASY, STANDARD = preset_named("easy"), preset_named("standard")
 
@@ -37,6 +39,8 @@ def test_only_the_lesion_goes(preset):
     full, erased = erase_lesion(patient, 4, segment)
     assert full.findings == patient.findings
     assert erased.findings == [f for f in patient.findings if f.segment != segment]
+    told = compare_erased([full.findings], [erased.findings], [segment])  # a reader who sees all
+    assert (ratio(*told.erased_terms), ratio(*told.others_terms)) == (1, 0)
     assert (erased.lvef, erased.motion, erased.dominance) == (patient.lvef, patient.motion, patient.dominance)
     changed = False
     for one, other in zip(*(take_cines(p, 4, preset, 96, 20, 15.0) for p in (full, erased)), strict=True):

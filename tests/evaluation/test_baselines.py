@@ -128,3 +128,13 @@ def test_constants_of_findings_by_hand():
     assert (without.signs, without.prevalence, without.lesion_percent, without.dominance) == ({}, None, None, None)
     with pytest.raises(ValueError, match="each of 4 reports or of none, got 3"):
         fit_constants(["a"] * 4, trees, significant, view, findings=found[:3])
+
+
+def test_a_segment_is_said_of_the_rows_that_show_it():
+    clot, other = Finding("prox_lad", stenosis=50, thrombus=True), Finding("mid_rca", stenosis=50, thrombus=True)
+    found = [[clot], [clot], [], *[[other]] * 4, *[[]] * 16]
+    trees = ["left"] * 3 + ["right"] * 20
+    view = segments_in_view(trees, [None] * 23)
+    constants = fit_constants(["a"] * 23, trees, significant_segments(found), view, findings=found)
+    # Of 6 with a clot, the LAD finds 2 in 3 rows: 4 / 9 > 12 / 29 with the RCA's 4 in 20 > 8 / 26 of the RCA alone.
+    assert constants.signs["thrombus"].tolist() == [segment == "prox_lad" for segment in SEGMENTS]

@@ -76,8 +76,20 @@ def test_every_unit_stands_once_and_the_test_split_is_counted(run, data, capsys)
         assert metrics[name].value == pytest.approx(frame[name].mean())
     assert metrics["masked_modeling/pixel_mse"].value == pytest.approx(frame["masked_modeling/pixel_mse"].mean())
     assert metrics["captioning/exact_match_beside_nearest_neighbour"].baseline_name == "nearest of 4"
-    told = capsys.readouterr().out
-    assert "measured on test 1 time (" in told and "checkpoint 6, trained weights, test" in told
+    printed = capsys.readouterr().out
+    assert "measured on test 1 time (" in printed and "checkpoint 6, trained weights, test" in printed
+    written = json.loads((run / "summary.json").read_text())["metrics"]
+    for name in (
+        "stenosis_50_f1_beside_nearest_neighbour",
+        "finding_macro_recall",
+        "stenosis_mae_lesions",
+        "missed_findings",
+        "hallucinated_findings",
+        "finding_recall/prox_lad",
+    ):
+        assert written[f"captioning/{name}"]["value"] == metrics[f"captioning/{name}"].value
+        assert f"captioning/{name} " in printed
+    assert metrics["captioning/missed_findings"].value == pytest.approx(frame["captioning/missed_findings"].mean())
 
     earlier = evaluate(run, "test", checkpoint=3, num_neighbours=0)
     assert "captioning/exact_match_beside_nearest_neighbour" not in earlier
