@@ -34,6 +34,7 @@ CASES = {
         ),
         1,
     ),
+    "captions in parallel": (("captioning.parallel_share=0.5",), 1),
     "compiled": (("training.compile=true",), 1),
     "half of it frozen": (("video_encoder.freeze=0.5", "text_encoder.freeze=1"), 1),
 }  # fmt: skip
@@ -221,6 +222,8 @@ def make_cases(tiny_config, tiny_model, random_batch, world):
                 for b in range(num_batches)
             ]
             for batch in mine:
+                if config.captioning.parallel_share > 0:
+                    batch["parallel"] = torch.tensor([rank == 1, False, rank == 1])
                 if rank == 1:
                     batch["has_report"] = torch.tensor([True, False, False])
                     batch["valid"][2, 0] = False
