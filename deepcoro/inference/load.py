@@ -57,6 +57,7 @@ class TrainedModel:
         clip: Tensor,
         valid: Tensor | None = None,
         angles: Tensor | None = None,
+        *,
         writing: Writing | None = None,
     ) -> list[str]:
         """``clip`` [B, V, T, H, W] uint8 -> a report each, written as ``writing`` says, or the config's captioning

@@ -78,10 +78,9 @@ def generate(
         return Written(nothing, nothing.float() if log_probs else None)
     state = decoder.look(video_tokens, video_mask, given + places - 1)
     config = _generation_config(writing, places, end_id, pad_id)
+    writer: Any = _Writer(decoder)  # what it is mixed into has a type of its own in transformers
     with _drawing_from(generator if writing.do_sample else None, prompt.device):
-        ids = _Writer(
-            decoder
-        ).generate(
+        ids = writer.generate(
             prompt,
             generation_config=config,
             logits_processor=processors,
