@@ -18,8 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deepcoro.config_writing import Writing
 from deepcoro.data.text import ReportTokenizer
 from deepcoro.models.captioning_decoder import CaptioningDecoder
+from deepcoro.models.generation import generate
 from deepcoro.models.structured import TokenAutomaton
 from deepcoro.models.structured_writing import StructuredReports
 from deepcoro.models.text_encoder import load_tokenizer, save_small_text_encoder
@@ -48,7 +50,7 @@ def main(quick: bool) -> None:
     in_masks: list[float] = []
 
     def plain() -> None:
-        decoder.generate(video, seen, words.start_id, -1, words.pad_id, steps)
+        generate(decoder, video, seen, words.start_id, None, words.pad_id, Writing(max_generation_length=steps))
 
     def masked() -> None:
         plain()

@@ -7,7 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from deepcoro.config_writing import Writing
 from deepcoro.models.captioning_decoder import CaptioningDecoder
+from deepcoro.models.generation import generate
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +106,13 @@ def test_a_row_is_gone_on_with_from_its_prompt(decoder):
     text = prompt
     for _ in range(6):
         text = torch.cat([text, decoder(text, tokens, mask)[:, -1].argmax(-1, keepdim=True)], dim=1)
-    written = decoder.generate(tokens, mask, prompt, -1, 0, 6)
+
+    def write(start, end_id, most):
+        return generate(decoder, tokens, mask, start, end_id, 0, Writing(max_generation_length=most)).ids
+
+    written = write(prompt, None, 6)
     assert written.tolist() == text[:, 3:].tolist()
     assert len({tuple(row) for row in written.tolist()}) > 1
-    assert decoder.generate(tokens, mask, prompt, -1, 0, 100).shape[1] == 10  # of 12 places, the last unread
+    assert write(prompt, None, 100).shape[1] == 10  # of 12 places, the last unread
     start = torch.full((4, 1), 2)
-    assert torch.equal(decoder.generate(tokens, mask, start, 3, 0, 8), decoder.generate(tokens, mask, 2, 3, 0, 8))
+    assert torch.equal(write(start, 3, 8), write(2, 3, 8))

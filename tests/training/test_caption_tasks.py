@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from deepcoro.config_writing import Writing
 from deepcoro.data.caption_tasks import TASKS, prompt_ids, read_region
 from deepcoro.data.collate import to_torch, trim_text
 from deepcoro.data.reader import UnitReader
 from deepcoro.data.tables import PreparedDataset
 from deepcoro.evaluation.units import write_texts
 from deepcoro.losses.multitask import MultitaskLoss
+from deepcoro.models.generation import generate
 from deepcoro.reports.grammar import Finding, render_finding
 from deepcoro.training.loop import Worker
 from deepcoro.training.optim import build_optimizer, set_learning_rates
@@ -200,7 +202,7 @@ def test_eight_clips_are_learnt_by_heart(task_config, tiny_model, read, clips, t
     units = PreparedDataset.open(clips).units("train")
     with torch.no_grad():
         tokens, views_at = model.video_encoder(model.normalise(batch["clip"]).flatten(0, 1)), model.views_at(batch)
-        reports = write_texts(model, words, tokens, batch["valid"], views_at, greedy=True)
+        reports = write_texts(model, words, tokens, batch["valid"], views_at)
         memory, mask = model.memory(tokens, batch["valid"], views_at)
         assert reports == [words.decode(row) for row in batch["input_ids"].tolist()]
         for number in range(NUM_CLIPS):
@@ -210,9 +212,9 @@ def test_eight_clips_are_learnt_by_heart(task_config, tiny_model, read, clips, t
                 place = f"Frame {number % 4}: " + " ".join(str(round(500 * true[k])) for k in ("x0", "y0", "x1", "y1"))
                 given = {"aref": render_finding(finding), "gcap": f"{place}."}[task]
                 prompt = torch.tensor([prompt_ids(words, config.captioning, task, given)])
-                ids = model.captioning_decoder.generate(
-                    memory[number : number + 1], mask[number : number + 1], prompt, words.end_id, words.pad_id, 40
-                )  # fmt: skip
+                one = (memory[number : number + 1], mask[number : number + 1])
+                ends, most = (words.end_id, words.pad_id), Writing(max_generation_length=40)
+                ids = generate(model.captioning_decoder, *one, prompt, *ends, most).ids
                 text = words.decode(ids[0].tolist())
                 if task == "gcap":
                     assert text == render_finding(finding)

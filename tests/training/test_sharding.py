@@ -110,7 +110,9 @@ def go_on(case, kind, folder, steps, rank=None):
 
 def measure(model, batch):
     """What an evaluation asks of a model beside its forward."""
+    from deepcoro.config_writing import Writing
     from deepcoro.evaluation.units import embed_unit_texts
+    from deepcoro.models.generation import generate
 
     num_visible = model.config.num_visible
     clip = model.normalise(batch["clip"]).flatten(0, 1)
@@ -120,7 +122,7 @@ def measure(model, batch):
         **model(batch, num_visible),
         "units": model.embed_units(tokens, batch["valid"], views_at),
         "texts": embed_unit_texts(model, batch),
-        "written": model.captioning_decoder.generate(*memory, 2, 3, 0, 6),
+        "written": generate(model.captioning_decoder, *memory, 2, 3, 0, Writing(max_generation_length=6)).ids,
         "attention": model.video_encoder.pool.weights(tokens),
         # Last, as in an evaluation: torch must not take its blocks for those that the next backward pass goes through.
         "prediction": model.reconstruct(clip, batch["mask_order"].flatten(0, 1), num_visible)[0],
