@@ -40,7 +40,7 @@ class CaptioningConfig(Writing):
     """The report decoder, and how it writes."""
 
     level: Level | None = None  # what a text is written about; None: the clip or the study, as data.unit says
-    tasks: CaptionTasksConfig = CaptionTasksConfig()
+    tasks: CaptionTasksConfig = CaptionTasksConfig()  # shares of report, aref and gcap among training rows
     # Of the report rows of training, those whose words are all predicted at once, from the video alone (CapPa).
     parallel_share: Share = 0.0
     vocab_size: Positive | None = None  # None: the tokenizer's; any other value is an error
