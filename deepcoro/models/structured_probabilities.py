@@ -169,7 +169,7 @@ def _slots(automaton: TokenAutomaton, text: str) -> tuple[list[_Slot], tuple[int
             named = choice.about if choice.kind == "name" else None
             slots.append(_Slot(state, before, len(before), len(ids), choice.order, named))
         elif choice.kind == "normal":
-            slots[-1] = replace(slots[-1], end=len(ids), order=choice.order, named=None)
+            slots[-1] = replace(slots[-1], end=len(ids), named=None)
         else:
             slots[-1] = replace(slots[-1], end=len(ids))
     slots.append(_Slot(way[-1][1].target, ids, len(ids), len(ids) + 1, _BEYOND, None))

@@ -2,9 +2,9 @@
 
 python -m experiments.bench.structured [--quick]
 
-The plain step is the caption decoder's with its cache, of the default size with 30,522 words; with the mask it is that
-and ``StructuredReports`` on scores of the same width, along reports written before by chance. The automaton is built
-once for a tokenizer; that is timed apart.
+The plain step is the caption decoder's with its cache, of the default size, with 30,522 words and 196 video tokens;
+the mask is ``StructuredReports`` on scores of the same width, along reports written before by chance, and is added.
+The automaton is built once for a tokenizer; that is timed apart.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ VOCABULARY, VIDEO_TOKENS = 30522, 196
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="8 rows of 40 tokens, three pairs.")
+@click.option("--quick", is_flag=True, help="8 rows, three pairs.")
 def main(quick: bool) -> None:
-    """64 rows of 96 tokens, of any dominance and tree."""
-    rows, steps = (8, 40) if quick else (64, 96)
+    """64 rows, of any dominance and tree; the 24 steps in the middle of 96."""
+    rows, steps, timed_steps = 8 if quick else 64, 96, 24
     words = tokenizer()
     begin = time.perf_counter()
     automaton = TokenAutomaton(ReportAutomaton.of(), words)
@@ -47,30 +47,24 @@ def main(quick: bool) -> None:
     video = torch.randn(rows, VIDEO_TOKENS, 512, device=device())
     seen = torch.ones(rows, VIDEO_TOKENS, dtype=torch.bool, device=device())
     scores = torch.randn(rows, VOCABULARY, device=device())
-    in_masks: list[float] = []
 
     def plain() -> None:
-        generate(decoder, video, seen, words.start_id, None, words.pad_id, Writing(max_generation_length=steps))
+        generate(decoder, video, seen, words.start_id, None, words.pad_id, Writing(max_generation_length=timed_steps))
 
-    def masked() -> None:
-        plain()
+    def masks() -> None:
         writer = StructuredReports(automaton, steps)
-        begin = time.perf_counter()
-        for length in range(1, steps + 1):
+        for length in range(36, 36 + timed_steps):
             writer(ids[:, :length], scores)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        in_masks.append((time.perf_counter() - begin) / steps)
 
-    timed = time_pairs(masked, plain, 3 if quick else 5)
+    timed = time_pairs(masks, plain, 3 if quick else 5)
     low, high = timed.interval
-    mask, step = float(np.median(in_masks[1:])) * 1e3, float(np.median(timed.theirs)) / steps * 1e3
+    mask, step = (float(np.median(seconds)) / timed_steps * 1e3 for seconds in (timed.ours, timed.theirs))
     print(
-        f"  the mask {mask:.2f} ms a step beside {step:.1f} ms of the decoder: {1 / timed.ratio:.3f} of the plain step "
+        f"  the mask {mask:.2f} ms a step beside {step:.1f} ms of the decoder: adds {1 / timed.ratio:.3f} of a step "
         f"(95% interval {1 / high:.3f} to {1 / low:.3f}, {len(timed.ours)} pairs)"
     )
     figures = {"device": machine(), "rows": rows, "mask_ms": mask, "plain_step_ms": step, "built_seconds": built}
-    print_json("structured", 1 / timed.ratio, "lower", figures)
+    print_json("structured", 1 + 1 / timed.ratio, "lower", figures)
 
 
 def tokenizer() -> ReportTokenizer:

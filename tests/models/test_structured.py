@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import BertWordPieceTokenizer, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import BertWordPieceTokenizer, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import GPT2Config, GPT2LMHeadModel, LogitsProcessorList
 
@@ -201,7 +201,8 @@ def test_a_prefix_is_given_and_not_written(tokenizers):
     writer = StructuredReports(automaton, 40)
     assert torch.isfinite(writer(torch.tensor([ids[:given]]), torch.zeros(1, words.vocab_size))).sum() == 1
     with pytest.raises(ValueError, match="row 0 begins with"):
-        writer(torch.tensor([[words.start_id, *ids[given:]]]), torch.zeros(1, words.vocab_size))
+        other = [words.start_id, *ids[-2:-1] * (given - 1), *ids[given:-1]]  # another text of as many tokens
+        writer(torch.tensor([other]), torch.zeros(1, words.vocab_size))
     with pytest.raises(ValueError, match="row 0 begins with"):
         StructuredReports(automaton, 40)(torch.tensor([[*ids[:given], ids[-2]]]), torch.zeros(1, words.vocab_size))
 
@@ -243,3 +244,12 @@ def test_a_tokenizer_that_joins_words_is_refused():
     joined.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=frame)
     with pytest.raises(ConfigError, match="word by word"):
         TokenAutomaton(ANY, ReportTokenizer(joined.to_str(), 2, 3, 0, 512))
+
+
+def test_a_tokenizer_that_joins_only_two_words_is_refused(tokenizers):
+    """Each of them by itself is spelled as ever."""
+    joining = Tokenizer.from_str(tokenizers["small"].__reduce__()[1][0])
+    joining.normalizer = normalizers.Replace("by PCI", "byPCI")
+    start, end, pad = (joining.token_to_id(mark) for mark in ("[CLS]", "[SEP]", "[PAD]"))
+    with pytest.raises(ConfigError, match="does not spell 'by PCI[,.]' word by word"):
+        TokenAutomaton(ANY, ReportTokenizer(joining.to_str(), start, end, pad, 512))
