@@ -6,7 +6,7 @@ Letters: B units, V views, N tokens of a clip, D width, E embedding.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +14,14 @@ from torch import Tensor
 
 from deepcoro.config import Config
 from deepcoro.config_writing import Writing
-from deepcoro.data.caption_tasks import prompt_ids
+from deepcoro.data.caption_tasks import TASKS, prompt_ids
 from deepcoro.data.text import ReportTokenizer
 from deepcoro.levels import rows_at_level
 from deepcoro.models.multitask import MultitaskModel
 from deepcoro.reports.grammar import parse_report
+
+if TYPE_CHECKING:
+    from transformers import LogitsProcessorList
 
 
 def embed_unit_texts(model: MultitaskModel, batch: Mapping[str, Any]) -> Tensor:
@@ -63,6 +66,7 @@ def write_texts(
     from deepcoro.models.generation import generate  # it loads transformers, which takes seconds
 
     assert model.captioning_decoder is not None
+    how = writing or model.config.captioning
     memory, mask = model.memory(tokens, valid, views_at)
     prompt = torch.tensor(prompt_ids(words, model.config.captioning), device=memory.device)
     ids = generate(
@@ -72,7 +76,8 @@ def write_texts(
         prompt.expand(len(memory), -1),
         words.end_id,
         words.pad_id,
-        writing or model.config.captioning,
+        how,
+        _processors(model, words, how, len(prompt)),
     ).ids
     texts = [words.decode(row) for row in ids.tolist()]
     if len(texts) == len(valid):
@@ -80,6 +85,21 @@ def write_texts(
     views = valid.shape[1]
     kept = [text if there else None for text, there in zip(texts, valid.flatten().tolist(), strict=True)]
     return [join_texts(kept[begin : begin + views]) for begin in range(0, len(kept), views)]
+
+
+def _processors(model: MultitaskModel, words: ReportTokenizer, how: Writing, given: int) -> LogitsProcessorList | None:
+    """What keeps writing to the wording of reports, where the config asks for it."""
+    part = model.config.captioning
+    if not part.structured:
+        return None
+    from transformers import LogitsProcessorList
+
+    from deepcoro.models.structured_writing import StructuredReports, reports_of_units
+
+    prefix = f"{TASKS['report']} " if part.tasks.in_use else ""
+    automaton = reports_of_units(words, model.config.level("captioning") == "study", prefix)
+    most = min(how.max_generation_length, part.max_position_embeddings - given + 1)
+    return LogitsProcessorList([StructuredReports(automaton, most)])
 
 
 def join_texts(texts: Sequence[str | None]) -> str:
