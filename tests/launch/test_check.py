@@ -120,10 +120,14 @@ def test_a_component_that_does_not_learn_is_found(two_cpus, capsys, monkeypatch)
 
 
 def test_a_tokenizer_that_does_not_know_the_words_is_found(two_cpus, tmp_path, capsys):
+    from transformers import BertTokenizerFast
+
     from deepcoro.models.text_encoder import save_small_text_encoder
 
-    config = own_config(tmp_path)
-    save_small_text_encoder(["Normal."], tmp_path / "text_encoder", width=32, depth=1, num_heads=2)
+    config, folder = own_config(tmp_path), tmp_path / "text_encoder"
+    save_small_text_encoder(["Normal."], folder, width=32, depth=1, num_heads=2)
+    known = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "Normal", "."]
+    BertTokenizerFast(vocab={word: n for n, word in enumerate(known)}, do_lower_case=False).save_pretrained(folder)
     assert not check(config.override(["data.path=/none"]))
     state, text = told(capsys)["tokenizer"]
     assert state == "FAILED" and "does not give a report back" in text
