@@ -35,7 +35,7 @@ from deepcoro.launch.resources import check_resources, nodes, set_environment, s
 from deepcoro.launch.show import align, differences, indent
 from deepcoro.launch.train import resolve, run_folder, save_tokenizer
 from deepcoro.models.multitask import MultitaskModel
-from deepcoro.models.passes import passes, step_flops
+from deepcoro.models.passes import embedding_flops, passes, step_flops
 from deepcoro.models.pretrained import resolve_architecture
 from deepcoro.training.checkpoint import committed_steps, verify_checkpoint
 from deepcoro.training.optim import parameter_groups
@@ -210,7 +210,10 @@ def _say_costs(plan: _Plan, model: MultitaskModel) -> None:
     print(*indent(lines), *indent(_too_little_memory(config, needed)), "", sep="\n")
 
     left = max(0, training.num_steps - plan.start)
-    seconds, how = _seconds_per_step(plan, step_flops(part, rows))
+    flops = training.accumulation_steps * (
+        step_flops(part, rows) + embedding_flops(config, model, plan.text_tokens, rows)
+    )
+    seconds, how = _seconds_per_step(plan, flops)
     print(f"time (estimate)\n  {seconds:.3g} s a step, {how}")
     print(f"  {left} steps left: {left * seconds / 3600:.3g} hours, without validation and waiting for data\n")
 
@@ -237,15 +240,15 @@ def _too_little_memory(config: Config, needed: float) -> list[str]:
     if wanted < there:
         return [f"(there are {_size(there)})"]
     advice = "lower training.batch_size, or raise accumulation"
-    if config.resources.use_gpu and config.resources.sharding == "none":
+    if config.resources.use_gpu and config.resources.num_workers > 1 and config.resources.sharding == "none":
         advice += ", or divide the model among the workers with resources.sharding=full"
     return [f"WARNING: there are {_size(there)} for {_size(wanted)}: {advice}"]
 
 
 def _seconds_per_step(plan: _Plan, flops: float) -> tuple[float, str]:
-    """Of a whole step of one worker, whose micro-batches take ``flops`` each; and where the number comes from."""
+    """Of a whole step of one worker, which takes ``flops``; and where the number comes from."""
     config = plan.config
-    times, threads = config.training.accumulation_steps, threads_per_worker(config)
+    threads = threads_per_worker(config)
     use_gpu = config.resources.use_gpu
     rate = GPU_RATE[config.training.precision] if use_gpu else CPU_RATE_PER_THREAD * threads
     here = torch.cuda.is_available() if use_gpu else True
@@ -253,9 +256,9 @@ def _seconds_per_step(plan: _Plan, flops: float) -> tuple[float, str]:
         device = torch.device("cuda" if use_gpu else "cpu")
         seconds = time_step(config, config.micro_batch_size, plan.text_tokens, device, threads, plan.checkpoint)
         on = torch.cuda.get_device_name(device) if use_gpu else f"this CPU with {threads} thread(s)"
-        return times * seconds, f"measured on {on}, with noise for data"
+        return seconds, f"measured on {on}, with noise for data"
     on = "a GPU like an A100" if use_gpu else f"{threads} thread(s)"
-    return times * flops / rate, f"from {times * flops:.3g} operations at {rate:.3g} a second on {on}: not measured"
+    return flops / rate, f"from {flops:.3g} operations at {rate:.3g} a second on {on}: not measured"
 
 
 def _say_resources(config: Config) -> None:

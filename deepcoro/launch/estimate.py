@@ -60,6 +60,7 @@ def state_bytes(
         # Outside the blocks weights and gradients; of the largest block its weights and the next one's, its gradients
         # and the buffer that they are exchanged in.
         parts["exchange"] = 4.0 * (2 * (every - sum(sizes)) + 4 * max(sizes, default=0))
+        parts["all weights, while it validates"] = 4.0 * every
     elif num_workers > 1:
         parts["exchange"] = 4.0 * trained
     return parts
@@ -141,20 +142,21 @@ def time_step(
     threads: int,
     checkpoint: Path | None = None,
 ) -> float:
-    """Seconds of a training step on ``rows`` of noise, with weights at random; the better of two after a warm-up."""
+    """Seconds of a training step on ``rows`` of noise in each micro-batch, with weights at random; the better of two
+    after a warm-up."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         model = random_model(config, checkpoint).to(device).train()
         optimizer = build_optimizer(model, config.optim)
-        batch, loss = synthetic_batch(config, rows, text_tokens, device), MultitaskLoss.from_config(config)
-        weights = config.loss.highest
+        batches = [synthetic_batch(config, rows, text_tokens, device)] * config.training.accumulation_steps
+        loss, weights = MultitaskLoss.from_config(config), config.loss.highest
         scaler = torch.amp.GradScaler(device.type) if config.training.precision == "fp16" else None
         seconds = []
         for _ in range(1 + _TIMED_STEPS):
             begin = time.perf_counter()
             train_step(
-                model, loss, optimizer, [batch], weights, config.num_visible, config.training.precision, scaler
+                model, loss, optimizer, batches, weights, config.num_visible, config.training.precision, scaler
             ).total.item()  # waits for a GPU
             seconds.append(time.perf_counter() - begin)
         return min(seconds[1:])

@@ -40,6 +40,7 @@ from deepcoro.models.pretrained import resolve_architecture
 from deepcoro.models.text_encoder import load_tokenizer, longest_text
 from deepcoro.training.board import Board, note
 from deepcoro.training.checkpoint import committed_steps, newest_checkpoint, set_damaged_aside
+from deepcoro.training.control import raise_fatal
 from deepcoro.training.loop import train_worker
 from deepcoro.training.validation import post_results, read_results, run_tokenizer, unposted_steps
 
@@ -114,7 +115,9 @@ def _fit(config: Config, run: Path, units: Units, fingerprint: str, startup: dic
     launch.mkdir(parents=True)
 
     def stream() -> ray.data.Dataset:
-        """Called at the start and again after every failure: it begins where the newest sound checkpoint ends."""
+        """Called at the start and again after every failure: it begins where the newest sound checkpoint ends. What a
+        restart would only meet again is raised here: Ray would go on restarting workers for it."""
+        raise_fatal(launch)
         for text in set_damaged_aside(run):
             note(run, text)
         checkpoint = newest_checkpoint(run)
@@ -198,6 +201,12 @@ def resolve(config: Config, dataset: PreparedDataset, units: Units) -> Config:
         say(
             f"WARNING: data.filter {config.data.filter!r} leaves videos of a study out, and the study's report still "
             "tells of what they show"
+        )
+    weighs = config.contrastive.severity_weight > 0 and config.loss.is_used("contrastive")
+    if weighs and dataset.studies["findings"].null_count == len(dataset.studies):
+        say(
+            f"WARNING: contrastive.severity_weight is without effect: no study of {dataset.root} has findings, so that "
+            "every row counts the same; `python -m data_prep reports --output` reads them out of reports"
         )
     if config.needs_text and not units.has_text(config.reads_clip_texts_only).any():
         if not config.loss.is_used("masked_modeling"):

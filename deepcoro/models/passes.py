@@ -200,6 +200,14 @@ def step_flops(found: list[Pass], rows: int) -> float:
     return rows * sum(part.step_flops for part in found)
 
 
+def embedding_flops(config: Config, model: MultitaskModel, text_tokens: int, rows: int) -> float:
+    """Operations of the pass that makes embeddings first where micro-batches are accumulated (``training/step.py``), on
+    ``rows`` of one of them; 0 where there is none."""
+    if config.training.accumulation_steps == 1 or not config.loss.is_used("contrastive"):
+        return 0.0
+    return rows * sum(part.useful_flops / 3 for part in passes(config, model, text_tokens, losses=["contrastive"]))
+
+
 def is_exact(config: Config, model: MultitaskModel) -> bool:
     """Whether ``passes`` are what is really computed: of our encoder, and a text encoder of BERT's kind. Of any other
     they are a guess, good enough to plan with."""

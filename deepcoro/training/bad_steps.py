@@ -38,7 +38,10 @@ class BadSteps:
         self.run, self.most, self.counters, self.group = run, most, counters, group
         self.writes = group is None or dist.get_rank(group) == 0
         if self.writes:
-            keep_lines_before(run / BAD_STEPS_FILE, step + 1)
+            try:
+                keep_lines_before(run / BAD_STEPS_FILE, step + 1)
+            except OSError as error:
+                note(run, f"{BAD_STEPS_FILE} still has steps after {step}, which are taken again: {error}")
         for name in ("bad_steps", "bad_in_a_row", "overflows"):
             counters.setdefault(name, 0)
 
@@ -101,8 +104,8 @@ class BadSteps:
     def _write(self, step: int, record: Mapping[str, Any]) -> None:
         note(
             self.run,
-            f"step {step} was left out: loss or gradients were not finite ({BAD_STEPS_FILE} has its losses, gradient "
-            f"norms and units); that is bad step {record['in_a_row']} in a row of at most {self.most}",
+            "a step was left out, whose loss or gradients were not finite; what it was made of stands in "
+            f"{BAD_STEPS_FILE}, and {self.most} in a row end the run",
         )
         try:
             append_line(self.run / BAD_STEPS_FILE, record)

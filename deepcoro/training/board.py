@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import re
 import socket
@@ -86,9 +87,10 @@ class Board:
         self._attempt(None, self._append_events, self._trim_metrics)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Write ``values`` at ``step``, to TensorBoard and as a line of ``metrics.jsonl``."""
+        """Write ``values`` at ``step``, to TensorBoard and, those that are finite (JSON knows no others), as a line of
+        ``metrics.jsonl``."""
         summary = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
-        line = {"step": step, "time": time.time(), **values}
+        line = {"step": step, "time": time.time(), **{name: x for name, x in values.items() if math.isfinite(x)}}
         self._attempt(step, lambda: self._append_events(_event(step, summary)), lambda: self._append_metrics(line))
 
     def pictures(self, step: int, pictures: Pictures) -> None:

@@ -20,8 +20,6 @@ import numpy as np
 import ray.train
 import ray.train.torch
 import torch
-import torch.distributed as dist
-from torch import nn
 
 from deepcoro.config import Config
 from deepcoro.data.collate import to_torch
@@ -48,7 +46,7 @@ from deepcoro.training.optim import build_optimizer, load_optimizer, lr_schedule
 from deepcoro.training.pictures import draw_pictures
 from deepcoro.training.plan import training_plan
 from deepcoro.training.positions import PositionLog
-from deepcoro.training.sharding import gather, gather_optimizer, shard, whole
+from deepcoro.training.sharding import gather, gather_optimizer, whole, wrap
 from deepcoro.training.step import StepResult, compile_encoder, train_step
 from deepcoro.training.throughput import Startup, Throughput, useful_flops
 
@@ -98,7 +96,7 @@ class Worker:
         self.model.to(self.device).train()  # a text encoder comes from its source in evaluation mode
         if config.training.compile:
             compile_encoder(self.model)
-        self.wrapped = _wrap(self.model, self.device, config)
+        self.wrapped = wrap(self.model, self.device, config)
         self.optimizer = build_optimizer(self.model, config.optim)
         self.scaler = torch.amp.GradScaler(self.device.type) if config.training.precision == "fp16" else None
         if checkpoint is not None:
@@ -142,8 +140,7 @@ class Worker:
             self._make_up_for_validations()
         while True:
             if validation.is_due(config, self.step):
-                with averaged(self.average), whole(self.model):
-                    self.validate()
+                self.validate()
             if self.step == config.training.num_steps:
                 return
             if stop_requested(self.run, self.group):
@@ -215,6 +212,8 @@ class Worker:
             if bias is not None:
                 with torch.no_grad():
                     self.model.logit_bias.fill_(bias)
+                if self.average is not None:
+                    self.average = WeightAverage(self.model, self.average.decay)
 
     def save(self) -> None:
         """A checkpoint of this step. Where it cannot be written the run says so and goes on, unless it was the last."""
@@ -251,6 +250,8 @@ class Worker:
             )
 
     def _drop_old_checkpoints(self) -> None:
+        if self.counters["bad_in_a_row"] > 0:  # the newer ones may have diverged already
+            return
         try:
             protected = validation.steps_to_keep(self.run, self.config)
             drop_old_checkpoints(self.run, self.config.training.keep_checkpoints, protected)
@@ -258,18 +259,22 @@ class Worker:
             note(self.run, f"older checkpoints could not be removed: {error}")
 
     def validate(self) -> None:
-        """Measure the model as it is on the validation patients, once a step, here or in a task beside the workers."""
+        """Measure the model, or the average of its weights, on the validation patients, once a step, here or in a task
+        beside the workers."""
         if from_first(self.step in validation.read_results(self.run), self.group):
             return
-        begin = time.perf_counter()
-        if self.board is not None and self.config.training.pictures and (batch := self.validation.batch_to_draw()):
-            with self.throughput.telling():
-                drawn = draw_pictures(self.model, self.config, batch, self.validation.tokenizer)
-                self.board.pictures(self.step, drawn)
-        if self._asynchronous(self.step):
+        begin, draws = time.perf_counter(), self.config.training.pictures
+        metrics: dict[str, float] = {}
+        beside = self._asynchronous(self.step)
+        if draws or not beside:
+            with averaged(self.average), whole(self.model):
+                if draws and self.board is not None:
+                    self._draw(self.board)
+                if not beside:
+                    metrics = self.validation.run(self.model)
+        if beside:
             self._validate_beside(self.step)
         else:
-            metrics = self.validation.run(self.model)
             if self.board is not None:
                 try:
                     validation.write_result(self.run, self.step, metrics, time.perf_counter() - begin, self.config)
@@ -278,6 +283,12 @@ class Worker:
                 validation.post_results(self.board, self.run, self.config, [self.step])
             ray.train.report({"step": self.step, **metrics})
         self.throughput.read()  # the time of an evaluation is not training time
+
+    def _draw(self, board: Board) -> None:
+        batch = self.validation.batch_to_draw()
+        if batch:
+            with self.throughput.telling():
+                board.pictures(self.step, draw_pictures(self.model, self.config, batch, self.validation.tokenizer))
 
     def close(self) -> None:
         """Let go of what the run's folder is written with."""
@@ -344,20 +355,3 @@ class Worker:
             scalars["contrastive/logit_scale"] = self.model.logit_scale.exp().item()
             scalars["contrastive/logit_bias"] = self.model.logit_bias.item()
         board.scalars(self.step, scalars | self.throughput.read())
-
-
-def _wrap(model: MultitaskModel, device: torch.device, config: Config) -> nn.Module:
-    """What a step calls. Where there are several workers: the model itself, sharded in place, or DDP around it.
-    Looking for parameters without gradient costs DDP a walk through the graph at every step, so it is done only where a
-    schedule leaves out a loss at some steps."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return model
-    if config.resources.sharding == "full":
-        shard(model, device)
-        return model
-    return nn.parallel.DistributedDataParallel(
-        model,
-        device_ids=[device] if device.type == "cuda" else None,
-        broadcast_buffers=False,
-        find_unused_parameters=config.loss.has_idle_losses(config.training.num_steps),
-    )

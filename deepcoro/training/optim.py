@@ -94,12 +94,14 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
         CheckpointError: the state belongs to other parameters.
     """
     given = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    saved = state["param_groups"]
+    if len(given) == len(saved):  # else torch says what does not fit
+        # Before loading, not after it: by the groups that it reads torch decides where step counts have to lie.
+        state = state | {"param_groups": [group | kept for group, kept in zip(saved, given, strict=True)]}
     try:
         optimizer.load_state_dict(distribute_optimizer(optimizer, state))
     except ValueError as error:
         raise CheckpointError(f"the optimizer's state does not fit this model: {error}") from error
-    for group, kept in zip(optimizer.param_groups, given, strict=True):
-        group.update(kept)
 
 
 def lr_factor(

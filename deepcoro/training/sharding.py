@@ -23,14 +23,40 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from deepcoro.config import Config
+from deepcoro.errors import ConfigError
+from deepcoro.models.multitask import MultitaskModel
+
+
+def wrap(model: MultitaskModel, device: torch.device, config: Config) -> nn.Module:
+    """What a step calls. Where there are several workers: the model itself, sharded in place, or DDP around it.
+    Looking for parameters without gradient costs DDP a walk through the graph at every step, so it is done only where a
+    schedule leaves out a loss at some steps."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return model
+    if config.resources.sharding == "full":
+        shard(model, device)
+        return model
+    return nn.parallel.DistributedDataParallel(
+        model,
+        device_ids=[device] if device.type == "cuda" else None,
+        broadcast_buffers=False,
+        find_unused_parameters=config.loss.has_idle_losses(config.training.num_steps),
+    )
+
 
 def shard(model: nn.Module, device: torch.device) -> None:
     """Divide ``model``, which lies whole on ``device`` of every worker, among all workers of the process group, in
     place. The first worker's weights count, as under DDP. An optimizer has to be made afterwards: the parameters are
     other objects.
 
-    What calls the model other than by its ``forward`` needs ``whole``.
+    What calls the model other than by its ``forward`` needs ``whole``. A parameter belongs to one block, or to none.
+
+    Raises:
+        ConfigError: torch is too old for it.
     """
+    if not hasattr(FSDPModule, "reset_iter_state"):
+        raise ConfigError(f"resources.sharding=full needs torch 2.13 or newer, and this is {torch.__version__}")
     for tensor in [*model.parameters(), *model.buffers()]:
         dist.broadcast(tensor.detach(), src=0)
     if device.type == "cuda":
@@ -96,6 +122,10 @@ def whole(model: nn.Module) -> Iterator[None]:
             # The outermost stays whole after forward: its weights are what the backward pass begins with.
             part.set_reshard_after_forward(part is not model, recurse=False)
             part.reshard()
+        if isinstance(model, FSDPModule):
+            # Every forward pass notes what it went through, for the backward pass to gather the next block's weights
+            # ahead. These had none, and workers that did not measure alike would gather unlike.
+            model.reset_iter_state()
 
 
 def full(tensor: Tensor) -> Tensor:

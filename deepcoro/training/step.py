@@ -198,6 +198,7 @@ def _update(optimizer: torch.optim.Optimizer, skipped: Tensor) -> None:
     if all(group.get("fused") for group in optimizer.param_groups):
         optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]  # as torch.amp.GradScaler tells it
         optimizer.step()
+        del optimizer.found_inf  # type: ignore[attr-defined]
     elif not skipped:
         optimizer.step()
 

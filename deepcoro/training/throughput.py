@@ -1,8 +1,8 @@
 """What a run's time and memory go into.
 
 MFU (model FLOPs utilisation; PaLM, 2204.02311, appendix B) is the share of a device's peak that the operations make up
-which a step needs: those of the matrix products, forward and backward, on views that are there and on texts without
-their padding. What is computed a second time to save memory does not count, nor what padding costs.
+which a step needs: those of the matrix products, forward and backward, on views that are there (with a report or not)
+and on texts without their padding. What is computed a second time to save memory does not count, nor padding.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig
 
 from deepcoro.config import Config
-from deepcoro.launch.estimate import empty_model
-from deepcoro.models.passes import is_exact, passes, step_flops
+from deepcoro.launch.estimate import empty_model, synthetic_batch
+from deepcoro.models.passes import embedding_flops, is_exact, passes, step_flops
 
 ROWS, TOKENS = 2, 128
 SIZES = {
@@ -95,3 +95,16 @@ def test_only_our_encoder_and_berts_are_exact(tiny_config):
     mvit = Config(video_encoder={"name": "mvit"}, loss={"weights": {"contrastive": 0, "captioning": 0}})
     model.text_encoder = None
     assert not is_exact(mvit, model)
+
+
+def test_accumulated_micro_batches_are_embedded_once_more(tiny_config, tiny_model):
+    """What torch counts of the forward pass that the contrastive loss needs, and nothing where there is one batch."""
+    config = tiny_config("training.accumulation_steps=2", "training.batch_size=4")
+    model = tiny_model(config).train()
+    batch = synthetic_batch(config, 2, 48, torch.device("cpu"))
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(batch, None, ["contrastive"])
+    assert embedding_flops(config, model, 48, 2) == pytest.approx(counter.get_total_flops(), rel=0.03)
+    assert embedding_flops(tiny_config(), model, 48, 2) == 0
+    alone = tiny_config("training.accumulation_steps=2", "loss.weights.contrastive=0")
+    assert embedding_flops(alone, tiny_model(alone), 48, 2) == 0

@@ -50,7 +50,7 @@ def test_what_a_bad_step_was_made_of_is_written_down(tmp_path):
         }
     ]
     (told,) = [json.loads(line)["problem"] for line in (tmp_path / "problems.jsonl").read_text().splitlines()]
-    assert "step 2 was left out" in told and "1 in a row of at most 3" in told
+    assert "a step was left out" in told and "3 in a row end the run" in told
     assert counters == {"bad_steps": 1, "bad_in_a_row": 1, "overflows": 0}
 
 

@@ -59,6 +59,17 @@ def test_scalars_stand_in_both_places(tmp_path):
     assert [step for step, _ in scalars(tmp_path, "lr/video")] == [2]
 
 
+def test_what_is_not_finite_stands_in_tensorboard_alone(tmp_path):
+    """Readers of JSON that are stricter than Python's would take none of the line."""
+    board = Board(tmp_path, 0)
+    board.scalars(1, {"loss/total": float("nan"), "optim/grad_norm": float("inf"), "optim/bad_steps": 1})
+    board.close()
+    (line,) = lines(tmp_path / "metrics.jsonl")
+    assert line.keys() == {"step", "time", "optim/bad_steps"}
+    ((step, value),) = scalars(tmp_path, "loss/total")
+    assert step == 1 and value != value
+
+
 def test_a_line_is_there_at_once(tmp_path):
     board = Board(tmp_path, 0)
     board.scalars(1, {"a": 1.0})

@@ -53,6 +53,7 @@ def run_case(case, rank, world):
     """SGD steps on this worker's part of a case -> losses, gradients of each step and new weights."""
     from deepcoro.losses.multitask import LossWeightScheduler, MultitaskLoss
     from deepcoro.models.multitask import MultitaskModel
+    from deepcoro.training.sharding import wrap
     from deepcoro.training.step import train_step
 
     config, num_steps = case["config"], case["num_steps"]
@@ -60,8 +61,7 @@ def run_case(case, rank, world):
     model = bare = MultitaskModel.from_sources(config).double()
     bare.load_state_dict(case["weights"])
     if world > 1:
-        idle = config.loss.has_idle_losses(config.training.num_steps)
-        model = torch.nn.parallel.DistributedDataParallel(bare, find_unused_parameters=idle)
+        model = wrap(bare, torch.device("cpu"), config)
     optimizer = torch.optim.SGD([p for p in bare.parameters() if p.requires_grad], lr=0.1)
     loss = MultitaskLoss.from_config(config)
     scheduler = LossWeightScheduler.from_config(config)

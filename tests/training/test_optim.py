@@ -281,3 +281,18 @@ def test_a_state_of_other_parameters_is_refused(model, config, tiny_config, tiny
     other = build_optimizer(tiny_model(tiny_config("loss.weights.captioning=0")), config.optim)
     with pytest.raises(CheckpointError, match="does not fit"):
         load_optimizer(build_optimizer(model, config.optim), other.state_dict())
+
+
+@pytest.mark.parametrize("saved", [None, False])
+def test_step_counts_of_an_optimizer_that_was_not_fused_go_where_a_fused_one_has_them(saved):
+    """On the device of the parameters; torch decides it by the groups that it reads. ``meta`` stands for a GPU."""
+    parameter = torch.nn.Parameter(torch.ones(3))
+    before = torch.optim.AdamW([{"params": [parameter], "component": "video", "peak_lr": 1.0}], fused=saved)
+    parameter.grad = torch.ones(3)
+    before.step()
+    there = torch.nn.Parameter(torch.ones(3, device="meta"))
+    after = torch.optim.AdamW([{"params": [there], "component": "video", "peak_lr": 1.0}])
+    after.param_groups[0]["fused"] = True  # which AdamW itself refuses on meta
+    load_optimizer(after, before.state_dict())
+    assert after.param_groups[0]["fused"] is True
+    assert after.state[there]["step"].device == after.state[there]["exp_avg"].device == torch.device("meta")

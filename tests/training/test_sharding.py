@@ -104,24 +104,27 @@ def go_on(case, kind, folder, steps, rank=None):
     weights, state = gather(model.state_dict(), keep=first), gather_optimizer(optimizer, keep=first)
     assert bool(weights) == bool(state) == first
     if first:
-        save_checkpoint(folder, steps[-1] + 1, model, {"optimizer": state}, config, "d", weights)
+        save_checkpoint(folder, steps[-1] + 1, model, {"optimizer": state}, config, "d", weights=weights)
 
 
 def measure(model, batch):
     """What an evaluation asks of a model beside its forward."""
+    from deepcoro.config_writing import Writing
     from deepcoro.evaluation.units import embed_unit_texts
+    from deepcoro.models.generation import generate
 
     num_visible = model.config.num_visible
     clip = model.normalise(batch["clip"]).flatten(0, 1)
     tokens, views_at = model.video_encoder(clip), model.views_at(batch)
     memory = model.memory(tokens, batch["valid"], views_at)
     return {
+        **model(batch, num_visible),
         "units": model.embed_units(tokens, batch["valid"], views_at),
         "texts": embed_unit_texts(model, batch),
-        "written": model.captioning_decoder.generate(*memory, 2, 3, 0, 6),
+        "written": generate(model.captioning_decoder, *memory, 2, 3, 0, Writing(max_generation_length=6)).ids,
         "attention": model.video_encoder.pool.weights(tokens),
+        # Last, as in an evaluation: torch must not take its blocks for those that the next backward pass goes through.
         "prediction": model.reconstruct(clip, batch["mask_order"].flatten(0, 1), num_visible)[0],
-        **model(batch, num_visible),
     }
 
 
