@@ -1,7 +1,7 @@
-"""Two workers are one: their gradients are those of one worker on the joint batch, to the last digits; also where a
-schedule leaves out a loss at some steps.
+"""Two workers, or three or four, are one: their gradients are those of one worker on the joint batch, to the last
+digits; also where a schedule leaves out a loss at some steps.
 
-The file is also the program that a worker runs: ``python test_distributed.py FOLDER RANK WORLD``.
+The file is also the program that a worker runs: ``python test_distributed.py FOLDER RANK``.
 """
 
 import os
@@ -38,12 +38,16 @@ CASES = {
     ),
     "uneven": (("contrastive.positives=study", "contrastive.chunk_size=2"), 1),
     "uneven softmax": (("contrastive.positives=text_or_study", "contrastive.loss_type=softmax"), 1),
+    "three uneven workers": (("contrastive.chunk_size=2",), 1),
+    "four uneven workers, accumulated": (("contrastive.loss_type=softmax",), 2),
     "accumulated by severity": (SEVERE, 2),
     "softmax by severity": (("contrastive.loss_type=softmax", *SEVERE), 1),
     "no report by severity": (SEVERE, 2),
     "no report, softmax": (("contrastive.loss_type=softmax",), 1),
     "one report by severity": (SEVERE, 1),
 }  # fmt: skip
+WORLDS = {"three uneven workers": 3, "four uneven workers, accumulated": 4}  # the others have two workers
+NUM_ROWS = (3, 2, 1, 3)  # of the workers, where there are more than two
 SCHEDULED = {
     "captions from the second step on": "captioning_decoder.",
     "pairs up to the first step": "text_encoder.",
@@ -82,15 +86,19 @@ def run_case(case, rank, world):
     }
 
 
-def worker(folder, rank, world):
-    """Run every case in a process group, and leave the outcomes in ``folder``."""
+def worker(folder, rank):
+    """Run every case in process groups of 2, 3 and 4, one after the other, and leave the outcomes in ``folder``."""
     import torch.distributed as dist
 
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
-    cases = torch.load(f"{folder}/cases.pt", weights_only=False)
-    torch.save({name: run_case(case, rank, world) for name, case in cases.items()}, f"{folder}/outcome-{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+    cases, outcomes = torch.load(f"{folder}/cases.pt", weights_only=False), {}
+    for world in (2, 3, 4):
+        if rank < world:
+            dist.init_process_group("gloo", init_method=f"file://{folder}/meet-{world}", rank=rank, world_size=world)
+            mine = {name: case for name, case in cases.items() if len(case["batches"]) == world}
+            outcomes |= {name: run_case(case, rank, world) for name, case in mine.items()}
+            dist.barrier()
+            dist.destroy_process_group()
+    torch.save(outcomes, f"{folder}/outcome-{rank}.pt")
 
 
 def join(parts):
@@ -105,13 +113,13 @@ def join(parts):
 
 @pytest.fixture(scope="module")
 def outcomes(tiny_config, tiny_model, random_batch, tmp_path_factory):
-    """``outcomes[case]`` -> (one worker on the joint batch, [rank 0, rank 1])."""
+    """``outcomes[case]`` -> (one worker on the joint batch, [rank 0, rank 1, ...])."""
     folder, cases = tmp_path_factory.mktemp("distributed"), {}
     for name, (overrides, num_batches) in CASES.items():
         config = tiny_config(*overrides)
         views = config.data.num_videos
         batches = []
-        for rank in range(2):
+        for rank in range(WORLDS.get(name, 2)):
             mine = [random_batch(config, 3, views, 10 * rank + b + 1, 8 + 3 * rank + b) for b in range(num_batches)]
             for batch in mine:
                 batch["report_key"] = torch.tensor([1, 2, 3]) if rank == 0 else torch.tensor([4, 1, 6])
@@ -128,6 +136,9 @@ def outcomes(tiny_config, tiny_model, random_batch, tmp_path_factory):
                 if config.contrastive.severity_weight > 0:
                     severity = [80, 100, 0] if rank == 0 else [35, 0, 70]
                     batch["severity"] = torch.tensor(severity, dtype=torch.float64)
+                if name in WORLDS:
+                    batch["report_key"] = torch.tensor([1, 2 + rank, 9])
+                    batch |= {key: value[: NUM_ROWS[rank]] for key, value in batch.items()}
                 if name.startswith("uneven"):
                     batch["study_key"] = torch.tensor([1, 2, 1]) if rank == 0 else torch.tensor([2, 3, 3])
                     if rank == 1:
@@ -141,8 +152,7 @@ def outcomes(tiny_config, tiny_model, random_batch, tmp_path_factory):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
     command = [sys.executable, __file__, str(folder)]
     running = [
-        subprocess.Popen([*command, str(rank), "2"], env=environment, stderr=subprocess.PIPE, text=True)
-        for rank in (0, 1)
+        subprocess.Popen([*command, str(rank)], env=environment, stderr=subprocess.PIPE, text=True) for rank in range(4)
     ]
     try:
         ones = {name: run_case(case, 0, 1) for name, case in cases.items()}
@@ -150,9 +160,9 @@ def outcomes(tiny_config, tiny_model, random_batch, tmp_path_factory):
     finally:
         for process in running:
             process.kill()
-    assert [process.returncode for process in running] == [0, 0], "\n".join(errors)
-    ranks = [torch.load(folder / f"outcome-{rank}.pt", weights_only=False) for rank in (0, 1)]
-    return {name: (one, [rank[name] for rank in ranks]) for name, one in ones.items()}
+    assert [process.returncode for process in running] == [0] * 4, "\n".join(errors)
+    ranks = [torch.load(folder / f"outcome-{rank}.pt", weights_only=False) for rank in range(4)]
+    return {name: (one, [rank[name] for rank in ranks[: WORLDS.get(name, 2)]]) for name, one in ones.items()}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -202,7 +212,7 @@ def test_a_step_leaves_out_what_weighs_nothing(outcomes, case, prefix):
 def test_weights_after_the_step_are_equal(outcomes, case):
     one, ranks = outcomes[case]
     for name, weight in one["weights"].items():
-        assert torch.equal(ranks[0]["weights"][name], ranks[1]["weights"][name]), name
+        assert all(torch.equal(ranks[0]["weights"][name], rank["weights"][name]) for rank in ranks), name
         assert (ranks[0]["weights"][name] - weight).abs().max() < 1e-8, name
 
 
@@ -218,4 +228,4 @@ def test_what_is_reported_is_of_the_joint_batch_on_every_worker(outcomes, case):
 
 
 if __name__ == "__main__":
-    worker(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    worker(sys.argv[1], int(sys.argv[2]))
