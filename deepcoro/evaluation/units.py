@@ -21,7 +21,7 @@ from deepcoro.models.multitask import MultitaskModel
 from deepcoro.reports.grammar import parse_report
 
 if TYPE_CHECKING:
-    from transformers import LogitsProcessorList
+    from deepcoro.models.structured_writing import StructuredReports
 
 
 def embed_unit_texts(model: MultitaskModel, batch: Mapping[str, Any]) -> Tensor:
@@ -63,12 +63,15 @@ def write_texts(
     Args:
         writing: how; ``None``: as the config's captioning section says.
     """
-    from deepcoro.models.generation import generate  # it loads transformers, which takes seconds
+    from transformers import LogitsProcessorList  # which takes seconds to load
+
+    from deepcoro.models.generation import generate
 
     assert model.captioning_decoder is not None
     how = writing or model.config.captioning
     memory, mask = model.memory(tokens, valid, views_at)
     prompt = torch.tensor(prompt_ids(words, model.config.captioning), device=memory.device)
+    keeper = keep_to_reports(words, model.config, how)
     ids = generate(
         model.captioning_decoder,
         memory,
@@ -77,7 +80,7 @@ def write_texts(
         words.end_id,
         words.pad_id,
         how,
-        _processors(model, words, how, len(prompt)),
+        None if keeper is None else LogitsProcessorList([keeper]),
     ).ids
     texts = [words.decode(row) for row in ids.tolist()]
     if len(texts) == len(valid):
@@ -87,19 +90,21 @@ def write_texts(
     return [join_texts(kept[begin : begin + views]) for begin in range(0, len(kept), views)]
 
 
-def _processors(model: MultitaskModel, words: ReportTokenizer, how: Writing, given: int) -> LogitsProcessorList | None:
-    """What keeps writing to the wording of reports, where the config asks for it."""
-    part = model.config.captioning
+def keep_to_reports(words: ReportTokenizer, config: Config, how: Writing) -> StructuredReports | None:
+    """What keeps writing to the wording of reports, where the config asks for it (``captioning.structured``).
+
+    Raises:
+        ConfigError: the tokenizer cannot write them, or the shortest of them is longer than what may be written.
+    """
+    part = config.captioning
     if not part.structured:
         return None
-    from transformers import LogitsProcessorList
-
     from deepcoro.models.structured_writing import StructuredReports, reports_of_units
 
     prefix = f"{TASKS['report']} " if part.tasks.in_use else ""
-    automaton = reports_of_units(words, model.config.level("captioning") == "study", prefix)
-    most = min(how.max_generation_length, part.max_position_embeddings - given + 1)
-    return LogitsProcessorList([StructuredReports(automaton, most)])
+    automaton = reports_of_units(words, config.level("captioning") == "study", prefix)
+    room = part.max_position_embeddings - len(prompt_ids(words, part)) + 1
+    return StructuredReports(automaton, min(how.max_generation_length, room))
 
 
 def join_texts(texts: Sequence[str | None]) -> str:

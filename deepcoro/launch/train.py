@@ -30,6 +30,7 @@ from deepcoro.data.schema import UNITS
 from deepcoro.data.tables import PreparedDataset, Units
 from deepcoro.data.text import ReportTokenizer
 from deepcoro.errors import ConfigError, DataError, DeepCoroError, RunStopped
+from deepcoro.evaluation.units import keep_to_reports
 from deepcoro.launch.going_on import check_going_on
 from deepcoro.launch.lock import hold
 from deepcoro.launch.paths import absolute, absolute_source
@@ -252,7 +253,7 @@ def save_tokenizer(config: Config, run: Path) -> Config:
 
     Raises:
         ConfigError: no tokenizer, a vocabulary size that is not the tokenizer's, or a tokenizer that does not know the
-            words of the captioning tasks.
+            words of the captioning tasks or of structured reports.
     """
     if not config.needs_text:
         return config
@@ -266,6 +267,10 @@ def save_tokenizer(config: Config, run: Path) -> Config:
         )
     if config.loss.is_used("captioning") and config.captioning.tasks.in_use:
         check_words(tokenizer, config.text_encoder.source)
+    if config.loss.is_used("captioning"):
+        keep_to_reports(
+            tokenizer, config, config.captioning
+        )  # refuses what could not be written, before anything starts
     if config.loss.is_used("contrastive"):
         longest = longest_text(config.text_encoder.source)
         if longest is not None and config.data.max_text_length > longest:
