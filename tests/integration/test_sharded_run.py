@@ -31,7 +31,7 @@ def test_a_sharded_run_is_the_run_it_would_be_and_goes_on_either_way(local_ray, 
     again = json.loads((run / "validation" / "3.json").read_text())["metrics"]
     trained = deepcoro.load(run)
     alone = Validation(trained.config, run, torch.device("cpu")).run(trained.model)
-    assert again == pytest.approx(alone, rel=1e-4)
+    assert again == pytest.approx(alone, rel=1e-4, abs=1e-5)  # some are near 0
     run = train(config("sharded", "training.num_steps=5"))
     run = train(config("sharded", "resources.sharding=full"))
     totals = [[line["loss/total"] for line in lines_of(folder) if "loss/total" in line] for folder in (plain, run)]
