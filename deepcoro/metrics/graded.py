@@ -105,7 +105,7 @@ def grade_embeddings(
         query_statements: [Q] sets.
         gallery_statements: [G] sets.
         k: K, from 1 to G.
-        tolerance: items count as tied with the best of their group within this, times the row's largest magnitude.
+        tolerance: items count as tied with the best of their group where their cosines differ by at most this.
 
     Raises:
         ValueError: shapes do not fit or are empty, a value is not finite, or k is out of range.
@@ -160,13 +160,12 @@ def _gains(
     found = np.take_along_axis(similarity, items, 1)
     order = np.argsort(-found, axis=1, kind="stable")
     items, found = np.take_along_axis(items, order, 1), np.take_along_axis(found, order, 1)
-    slack = tolerance * np.maximum(similarity.max(axis=1), -similarity.min(axis=1))
 
     begins = np.ones((rows, kept), dtype=bool)  # whether a group of tied items begins at a place
     leader = found[:, 0].copy()
     leader_of_last = leader.copy()  # of the group that holds place k
     for place in range(1, kept):
-        begins[:, place] = found[:, place] < leader - slack
+        begins[:, place] = found[:, place] < leader - tolerance
         leader = np.where(begins[:, place], found[:, place], leader)
         if place < k:
             leader_of_last = leader
@@ -178,7 +177,7 @@ def _gains(
     # Where the group of place k has more items than were kept, all of the gallery is looked through.
     large = np.flatnonzero(~begins[:, k:].any(axis=1)) if kept < size else np.empty(0, dtype=np.int64)
     if len(large):
-        ceiling, floor = leader_of_last[large, None], (leader_of_last - slack)[large, None]
+        ceiling, floor = leader_of_last[large, None], (leader_of_last - tolerance)[large, None]
         row, item = np.nonzero((similarity[large] <= ceiling) & (similarity[large] >= floor))
         tied = relevance[set_of_row[large[row]], set_of_item[item]]
         mean = np.bincount(row, weights=tied) / np.bincount(row)

@@ -55,7 +55,7 @@ def rank_similarity(similarity: ArrayLike, positives: ArrayLike, *, tolerance: f
     Args:
         similarity: [Q, G], higher is more similar, finite.
         positives: bool [Q, G], what belongs to each query; one positive or more in every row.
-        tolerance: two similarities that differ by at most this times the row's largest magnitude count as tied.
+        tolerance: two similarities that differ by at most this count as tied.
 
     Raises:
         ValueError: shapes differ or are empty, a similarity is not finite, or a query has no positive.
@@ -75,9 +75,8 @@ def rank_similarity(similarity: ArrayLike, positives: ArrayLike, *, tolerance: f
         raise ValueError(f"expected a positive in the gallery for every query, got none for query {row}")
 
     best = np.where(positives, similarity, -np.inf).max(axis=1, keepdims=True)
-    slack = tolerance * magnitude
-    better = similarity > best + slack  # never a positive: best is their maximum
-    tied = ~better & (similarity >= best - slack)
+    better = similarity > best + tolerance  # never a positive: best is their maximum
+    tied = ~better & (similarity >= best - tolerance)
     tied_positives = (tied & positives).sum(axis=1)
     return Ranks(
         better=better.sum(axis=1),
@@ -103,7 +102,8 @@ def rank_embeddings(
         gallery: embeddings [G, E].
         query_keys: [Q] integers or strings; an item is a positive of a query where their keys are equal.
         gallery_keys: [G].
-        tolerance: see ``rank_similarity``. The default is the rounding error of a float32 product: without it, equal
+        tolerance: cosines that differ by at most this count as tied. The default is above the rounding error of a
+            float32 product of rows of length 1, which is as large where they are nearly orthogonal: without it, equal
             items would be told apart by the order in which a matrix product adds.
 
     Raises:

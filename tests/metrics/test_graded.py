@@ -83,6 +83,13 @@ def test_constant_embeddings_score_as_chance():
         assert ndcg_at_k(ranks, k) == pytest.approx(chance_ndcg_at_k(ranks, k))
 
 
+def test_rounding_tells_no_items_apart_where_all_are_nearly_orthogonal_to_the_query():
+    noise = np.random.default_rng(6).normal(scale=1e-7, size=(40, 3))  # their cosines are 0.01, but for 1e-7
+    sets = [frozenset({"said"} if number == 7 else ()) for number in range(40)]
+    ranks = grade_embeddings([[0.01, 1.0, 0.0]], [[1.0, 0.0, 0.0]] + noise, [{"said"}], sets, k=3)
+    assert ranks.gains[0] == pytest.approx([1 / 40] * 3)
+
+
 @settings(deadline=None)
 @given(problems(), st.integers(1, 400))
 def test_blocks_of_any_size_give_the_same(problem, block):

@@ -138,6 +138,12 @@ def test_constant_embeddings_score_as_chance():
     assert median_rank(single) == chance_median_rank(single) == 150.5
 
 
+def test_rounding_tells_no_items_apart_where_all_are_nearly_orthogonal_to_the_query():
+    noise = np.random.default_rng(6).normal(scale=1e-7, size=(40, 3))  # their cosines are 0.01, but for 1e-7
+    ranks = rank_embeddings([[0.01, 1.0, 0.0]], [[1.0, 0.0, 0.0]] + noise, [0], np.arange(40))
+    assert ranks.tied_negatives.tolist() == [39] and recall_at_k(ranks, 10) == pytest.approx([0.25])
+
+
 def test_embeddings_give_the_ranks_of_their_cosine_in_blocks_of_any_size(monkeypatch):
     generator = np.random.default_rng(1)
     videos, texts = generator.normal(size=(37, 8)), generator.normal(size=(23, 8)) * 5
