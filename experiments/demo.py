@@ -21,6 +21,7 @@ import click
 
 from deepcoro.cli import plain_errors, run_experiment
 from deepcoro.config import Config
+from deepcoro.data.caption_tasks import WORDS
 from deepcoro.data.reader import UnitReader
 from deepcoro.data.tables import PreparedDataset
 from deepcoro.models.text_encoder import save_small_text_encoder
@@ -77,11 +78,20 @@ def experiment() -> Config:
     )
 
 
-def prepare(data: Path, config: Config, num_studies: int, seed: int, preset: str | Preset = "easy") -> None:
+def prepare(
+    data: Path,
+    config: Config,
+    num_studies: int,
+    seed: int,
+    preset: str | Preset = "easy",
+    num_frames: int = 16,
+    fps: float = 10.0,
+) -> None:
     """Phantom DICOM files, the prepared dataset, and a text encoder with a tokenizer of the training reports (of cines,
-    and of studies where those are units), in the folder ``data``.
+    and of studies where those are units) and of the words of the captioning tasks, in the folder ``data``.
 
-    What is complete is left as it is.
+    What is complete is left as it is. Cines have the config's frame size, and last as long as ``num_frames`` at
+    ``fps``.
     """
     from data_prep.dicom.ingest import ingest  # here, so that the experiment alone loads without data_prep
     from data_prep.phantom.generate import write_phantom
@@ -92,9 +102,9 @@ def prepare(data: Path, config: Config, num_studies: int, seed: int, preset: str
         num_studies,
         seed=seed,
         preset=preset,
-        size=96,
-        num_frames=16,
-        fps=10.0,
+        size=config.data.frame_size,
+        num_frames=num_frames,
+        fps=fps,
         num_processes=os.cpu_count() or 1,
         on_progress=_say("phantom studies"),
     )
@@ -112,7 +122,7 @@ def prepare(data: Path, config: Config, num_studies: int, seed: int, preset: str
             units = PreparedDataset.open(str(data / "prepared")).units("train", kind)
             reader = UnitReader(config, units, None, training=False)
             reports += [text for unit in range(len(units)) if (text := reader.text(unit))]
-        save_small_text_encoder(reports, data / "text_encoder", width=96)
+        save_small_text_encoder([*reports, *WORDS], data / "text_encoder", width=96)
 
 
 def _say(what: str):
