@@ -5,21 +5,9 @@
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-
 from deepcoro.config import Config
-from deepcoro.data.collate import to_torch
-from deepcoro.data.reader import UnitReader
-from deepcoro.data.tables import PreparedDataset
-from deepcoro.data.text import ReportTokenizer
-from deepcoro.evaluation.evaluator import predict, summarise
-from deepcoro.launch.train import resolve
-from deepcoro.losses.multitask import MultitaskLoss
-from deepcoro.models.multitask import MultitaskModel
-from deepcoro.models.text_encoder import load_tokenizer
-from deepcoro.training.optim import build_optimizer, lr_factor, set_learning_rates
-from deepcoro.training.step import train_step
+from deepcoro.evaluation.report import Metric
+from experiments.overfit import EXACT, MASKED, learn_by_heart, learnt
 
 STEPS = 400
 
@@ -59,25 +47,9 @@ def test_sixteen_studies_are_learnt_by_heart(phantom, phantom_text):
         },
         training={"num_steps": STEPS, "batch_size": 16, "precision": "fp32"},
     )
-    dataset = PreparedDataset.open(str(phantom))
-    units = dataset.units("train", "study")
-    tokenizer = ReportTokenizer.from_pretrained(load_tokenizer(str(phantom_text)), 128)
-    config = resolve(config, dataset, units).merge({"captioning": {"vocab_size": tokenizer.vocab_size}})
-
-    sixteen = np.arange(16)
-    rows = UnitReader(config, units, tokenizer, training=False).read(sixteen, sixteen)
-    batch = to_torch(rows, torch.device("cpu"))
-    torch.manual_seed(0)
-    model = MultitaskModel.from_sources(config).train()
-    optimizer = build_optimizer(model, config.optim)
-    loss = MultitaskLoss(label_smoothing=0.0)
-    for step in range(STEPS):
-        set_learning_rates(optimizer, lr_factor(step, config.optim.warmup_steps, STEPS, 0.0))
-        train_step(model, loss, optimizer, [batch], loss.loss_weights, config.num_visible)
-
-    records = list(predict(model, config, [rows], tokenizer, torch.device("cpu")))
-    metrics = summarise(records, units, None, config)
-    assert metrics["captioning/exact_match"].value == 1.0
-    assert metrics["retrieval/report_to_video/recall_at_1"].value == 1.0
-    assert metrics["retrieval/video_to_report/recall_at_1"].value == 1.0
-    assert metrics["masked_modeling/mse"].value < 0.25 * metrics["masked_modeling/mse"].baseline
+    metrics = learn_by_heart(config, 16, STEPS)
+    assert {*EXACT, MASKED} <= metrics.keys()
+    assert {name: metrics[name].value for name in EXACT} == dict.fromkeys(EXACT, 1.0)
+    assert learnt(metrics)
+    half = Metric(0.5, baseline=1.0)
+    assert not learnt(metrics | {MASKED: half}) and not learnt(metrics | {EXACT[0]: half})
