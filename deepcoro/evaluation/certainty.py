@@ -13,7 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deepcoro.config import Config
 from deepcoro.data.text import ReportTokenizer
+from deepcoro.errors import ConfigError
 from deepcoro.evaluation.units import report_automaton
 from deepcoro.models.multitask import MultitaskModel
 from deepcoro.reports.vocabulary import SEGMENTS
@@ -85,10 +87,38 @@ def _questions(automaton: TokenAutomaton, text: str, positions: int) -> ReportQu
     return asked if max(len(ids) for ids, _ in asked.questions) <= positions else None
 
 
-def segment_probabilities(found: ReportProbabilities) -> NDArray[np.float64]:
+def segment_probabilities(found: ReportProbabilities) -> NDArray[np.float64] | None:
     """Probability of significant disease of each segment [S]; 0 of those that the report cannot name, such as those of
-    the tree that it is not about."""
+    the tree that it is not about. ``None`` where the model holds the report for impossible."""
     table = np.zeros(len(SEGMENTS))
     for one in found.segments:
         table[_INDEX[one.segment]] = one.significant
-    return table
+    return None if np.isnan(table).any() else np.clip(table, 0, 1)  # a sum of shares may be 1 + 1e-16
+
+
+def can_be_sure(config: Config, words: ReportTokenizer | None, *, training: bool) -> bool:
+    """Whether an evaluation gives probabilities of findings, as ``evaluation.finding_probabilities`` has it.
+
+    They are of a unit's own report. A study that is put together of its clips' reports has none: the probabilities of
+    each clip hang on what is written of that clip.
+
+    Args:
+        training: whether the model is still being trained.
+
+    Raises:
+        ConfigError: they are asked for, and the tokenizer cannot write canonical reports.
+    """
+    wanted = config.evaluation.finding_probabilities
+    together = not (config.needs_clip_texts and config.level("captioning") == "clip")
+    if wanted == "never" or (training and wanted != "always") or words is None:
+        return False
+    if not config.loss.is_used("captioning") or not together:
+        return False
+    try:
+        report_automaton(words, config)
+    except ConfigError as error:
+        if wanted == "always":
+            raise ConfigError(f"evaluation.finding_probabilities is always, and {error}") from error
+        print(f"There are no probabilities of findings: {error}")
+        return False
+    return True
