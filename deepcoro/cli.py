@@ -284,8 +284,8 @@ def generate(run: Path, split: str | None, data: str | None, video: str | None, 
     """
     from deepcoro.launch.generate import generate as write
 
-    places = {"video": video and given_path(video, "--video"), "data": data and given_path(data, "--data")}
-    write(found(run), **places, split=split, **options)
+    video, data = video and given_path(video, "--video"), data and given_path(data, "--data")
+    write(found(run), video=video, data=data, split=split, **options)
 
 
 def given_path(path: str, option: str) -> str:

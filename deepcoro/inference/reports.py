@@ -18,6 +18,7 @@ from deepcoro.data.sampling import frame_indices
 from deepcoro.data.tables import Units
 from deepcoro.data.text import ReportTokenizer
 from deepcoro.errors import ConfigError
+from deepcoro.evaluation.certainty import report_automaton, unit_probabilities
 from deepcoro.evaluation.pointing import write_regions
 from deepcoro.evaluation.units import chosen_texts, keep_to_reports, texts_by_unit, write_row_ids
 from deepcoro.inference.load import TrainedModel
@@ -93,7 +94,7 @@ class ReportWriter:
         self.words: ReportTokenizer = trained.tokenizer
         keep_to_reports(self.words, trained.config, trained.config.captioning)  # what it refuses, it refuses now
         if probabilities:
-            _automaton(trained)
+            report_automaton(self.words, trained.config)
         self.points = boxes and trained.config.captioning.tasks.shares["aref"] > 0
 
     @torch.no_grad()
@@ -105,7 +106,7 @@ class ReportWriter:
             valid[row, view] = False
             name = units.video_rows(int(rows["position"][row]))[view]["video_id"]
             problems[row].append(f"{name}: blank, all its pixels lie within {BLANK} grey levels: nothing can be seen")
-        whole = valid.any(axis=1)
+        whole = np.asarray(valid.any(axis=1))
         written = iter(self._write({k: rows[k][whole] for k in ("clip", "angles", "position")}, valid[whole], units))
         reports = []
         for place, unit in enumerate(rows["position"].tolist()):
@@ -126,7 +127,8 @@ class ReportWriter:
         ids = write_row_ids(model, self.words, *seen).tolist()
         by_unit = texts_by_unit([self.words.decode(row) for row in ids], seen[1])
         cut = {self.words.decode(row) for row in ids if self.words.end_id not in row}
-        chosen = [chosen_texts(texts) if len(texts) > 1 else [text for text in texts if text] for texts in by_unit]
+        several = [chosen_texts(texts) if len(texts) > 1 else texts for texts in by_unit]
+        chosen = [[text for text in texts if text] for texts in several]
         found: list[dict[str, Any]] = []
         for texts in chosen:
             text = " ".join(texts)
@@ -147,27 +149,30 @@ class ReportWriter:
         chosen: Sequence[Sequence[str]],
         seen: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     ) -> None:
-        """Of each text that a report is made of, as the first clip that says it has it."""
-        memory, mask = self.trained.model.memory(*seen)
+        """Of each text that a report is made of, asked of the first clip that says it."""
+        of_unit, asked, rows = [], [], []
         for unit, (of_rows, texts) in enumerate(zip(by_unit, chosen, strict=True)):
-            told: list[SegmentProbability] = []
             for text in texts:
-                row = unit * len(of_rows) + of_rows.index(text)
-                try:
-                    told += self._probabilities(text, memory[row : row + 1], mask[row : row + 1])
-                except ValueError:
-                    found[unit]["problems"].append("no probabilities: the report is not of the canonical wording")
-                    break
-            else:
-                ordered = sorted(told, key=lambda p: SEGMENTS.index(p.segment))
-                found[unit]["probabilities"] = tuple(ordered) if told else None
-
-    def _probabilities(self, text: str, memory: torch.Tensor, mask: torch.Tensor) -> tuple[SegmentProbability, ...]:
-        from deepcoro.models.structured_probabilities import decoder_scores, report_probabilities
-
-        decoder = self.trained.model.captioning_decoder
-        assert decoder is not None
-        return report_probabilities(_automaton(self.trained), text, decoder_scores(decoder, memory, mask)).segments
+                of_unit.append(unit)
+                asked.append(text)
+                rows.append(unit * len(of_rows) + of_rows.index(text))
+        if not asked:
+            return
+        tokens, valid, views_at = seen
+        if self.trained.config.level("captioning") == "clip":  # each clip as a unit by itself
+            tokens, valid, views_at = tokens[rows], valid.flatten()[rows, None], views_at.flatten(0, 1)[rows, None]
+        else:
+            tokens = tokens.unflatten(0, tuple(valid.shape))[rows].flatten(0, 1)
+            valid, views_at = valid[rows], views_at[rows]
+        known = unit_probabilities(self.trained.model, self.words, tokens, valid, views_at, asked)
+        told: dict[int, list[SegmentProbability]] = {}
+        for unit, about in zip(of_unit, known, strict=True):
+            if about is not None:
+                told.setdefault(unit, []).extend(about.segments)
+            elif "no probabilities" not in " ".join(found[unit]["problems"]):
+                found[unit]["problems"].append("no probabilities: the report is not of the canonical wording")
+        for unit, segments in told.items():
+            found[unit]["probabilities"] = tuple(sorted(segments, key=lambda p: SEGMENTS.index(p.segment)))
 
     def _add_boxes(
         self,
@@ -223,13 +228,3 @@ def can_be_seen(finding: Finding) -> bool:
         or finding.stent
         or finding.calcification not in (None, "none")
     )
-
-
-def _automaton(trained: TrainedModel) -> Any:
-    from deepcoro.data.caption_tasks import TASKS
-    from deepcoro.models.structured_writing import reports_of_units
-
-    part = trained.config.captioning
-    assert trained.tokenizer is not None
-    prefix = f"{TASKS['report']} " if part.tasks.in_use else ""
-    return reports_of_units(trained.tokenizer, trained.config.level("captioning") == "study", prefix)

@@ -160,7 +160,10 @@ def _tell(
         text = json.dumps(told, ensure_ascii=False, indent=1, allow_nan=False)
     else:
         named = "".join(f", {name} {value}" for name, value in _named(about))
-        blocks = [_block(report, truths and truths[at], truths is not None) for at, report in enumerate(reports)]
+        blocks = [
+            _block(report, truths[at] if truths is not None else None, truths is not None)
+            for at, report in enumerate(reports)
+        ]
         text = "\n\n".join([f"{run}, {_taken(writer)}{named}", *blocks])
     if how.output is None:
         print(text)
