@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 from deepcoro.reports.vocabulary import SEGMENT_NAMES
 
 MOST_FRAMES = 3  # of a row
-_TILE, _TEXT, _GAP, _LINE, _FONT = 300, 620, 10, 18, 14  # pixels
+_TILE, _TEXT, _GAP, _LINE, _FONT = 300, 520, 10, 18, 14  # pixels
+_ONE_COLUMN = 4  # rows; more stand in two columns, so that twelve fit on a screen
 _PAPER, _INK, _FAINT, _RULE, _NOTHING = "white", "black", "#666666", "#cccccc", "#444444"
 WRITTEN_COLOUR, TRUE_COLOUR = "#ff9f1c", "#2ec4f1"  # told apart by those who see no red or green, and on grey
 _DASH = 6  # pixels of the dashed line of a true box: where both lie upon each other, both are seen
@@ -60,7 +61,7 @@ class Row:
 
 
 def draw_reports(rows: Sequence[Row], title: str = "") -> Image.Image:
-    """The sheet of ``rows``, as wide as the row with the most frames.
+    """The sheet of ``rows``, in their order: from above, and the second half in a second column where they are many.
 
     Raises:
         ValueError: there is no row.
@@ -68,17 +69,31 @@ def draw_reports(rows: Sequence[Row], title: str = "") -> Image.Image:
     if not rows:
         raise ValueError("expected a row or more: there is nothing to draw")
     font, bold = ImageFont.load_default(_FONT), ImageFont.load_default(_FONT + 2)
-    columns = max(1, *(min(len(row.frames), MOST_FRAMES) for row in rows))
-    left = columns * (_TILE + _GAP) + _GAP
+    frames = max(1, *(min(len(row.frames), MOST_FRAMES) for row in rows))
+    wide = frames * (_TILE + _GAP) + _GAP
+    half = len(rows) if len(rows) <= _ONE_COLUMN else -(-len(rows) // 2)
+    columns = [_column(part, wide, font, bold) for part in (rows[:half], rows[half:]) if part]
+    legend = _GAP + 2 * _LINE
+    size = (sum(column.width for column in columns), legend + max(column.height for column in columns))
+    sheet = Image.new("RGB", size, _PAPER)
+    _draw_legend(ImageDraw.Draw(sheet), title, font, sheet.width)
+    for number, column in enumerate(columns):
+        sheet.paste(column, (number * column.width, legend))
+    return sheet
+
+
+def _column(
+    rows: Sequence[Row],
+    left: int,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    bold: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+) -> Image.Image:
+    """Rows below one another; their words begin at pixel ``left``."""
     blocks = [_text(row, font) for row in rows]
     tall = [max(_frames_height(row), (len(block) + 1) * _LINE) for row, block in zip(rows, blocks, strict=True)]
-    heights = [height + 2 * _GAP for height in tall]
-    legend = _GAP + 2 * _LINE
-    sheet = Image.new("RGB", (left + _TEXT + _GAP, legend + sum(heights)), _PAPER)
-    draw = ImageDraw.Draw(sheet)
-    _draw_legend(draw, title, font, sheet.width)
-    top = legend
-    for row, block, height in zip(rows, blocks, heights, strict=True):
+    sheet = Image.new("RGB", (left + _TEXT + _GAP, sum(tall) + 2 * _GAP * len(rows)), _PAPER)
+    draw, top = ImageDraw.Draw(sheet), 0
+    for row, block, height in zip(rows, blocks, tall, strict=True):
         draw.line([(0, top), (sheet.width, top)], _RULE)
         for column in range(max(1, min(len(row.frames), MOST_FRAMES))):
             corner = (_GAP + column * (_TILE + _GAP), top + _GAP)
@@ -91,7 +106,7 @@ def draw_reports(rows: Sequence[Row], title: str = "") -> Image.Image:
         draw.text((left, top + _GAP), row.title, _INK, bold)
         for number, (colour, line) in enumerate(block, start=1):
             draw.text((left, top + _GAP + number * _LINE + 4), line, colour, font)
-        top += height
+        top += height + 2 * _GAP
     return sheet
 
 
@@ -173,7 +188,7 @@ def _draw_box(
     at = min(max(x0, 0), max(0, size[0] - wide))
     below = y1 + 2 if y1 + _LINE < size[1] else y0 - _LINE
     above = y0 - _LINE if y0 >= _LINE else y1 + 2
-    draw.text((at, below if dashed else above), name, colour, font, stroke_width=2, stroke_fill="black")
+    draw.text((at, below if dashed else above), name, colour, font, stroke_width=1, stroke_fill="black")
 
 
 def _edges(box: Box, size: tuple[int, int]) -> tuple[tuple[float, float, int], tuple[float, float, int]]:

@@ -56,8 +56,10 @@ def test_no_frame_no_report_and_long_texts_are_drawn():
         Row("c", [Frame(np.zeros((10, 30), np.uint8), "frame 3 of 9")], written=long, true=long),
     ]
     sheet = draw_reports(rows, "demo")
-    assert sheet.width == 3 * 310 + 10 + 620 + 10  # three frames of a row at most
+    assert sheet.width == 3 * 310 + 10 + 520 + 10  # three frames of a row at most
     assert sheet.height > draw_reports(rows[:2]).height + 400  # the long texts need their room
+    many = draw_reports([Row("d", [Frame(np.zeros((10, 10), np.uint8))])] * 12)
+    assert many.width > many.height / 2  # in two columns
     with pytest.raises(ValueError, match="nothing to draw"):
         draw_reports([])
 
