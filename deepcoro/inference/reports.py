@@ -18,9 +18,15 @@ from deepcoro.data.sampling import frame_indices
 from deepcoro.data.tables import Units
 from deepcoro.data.text import ReportTokenizer
 from deepcoro.errors import ConfigError
-from deepcoro.evaluation.certainty import report_automaton, unit_probabilities
+from deepcoro.evaluation.certainty import unit_probabilities
 from deepcoro.evaluation.pointing import write_regions
-from deepcoro.evaluation.units import chosen_texts, keep_to_reports, texts_by_unit, write_row_ids
+from deepcoro.evaluation.units import (
+    chosen_texts,
+    keep_to_reports,
+    report_automaton,
+    texts_by_unit,
+    write_row_ids,
+)
 from deepcoro.inference.load import TrainedModel
 from deepcoro.models.structured_probabilities import SegmentProbability
 from deepcoro.reports.grammar import Finding, ParsedReport, parse_report, render_finding
