@@ -221,41 +221,83 @@ def compare(first: Path, second: Path, split: str) -> None:
     hold_against(found(first), found(second), split)
 
 
+def _angles(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[float, float] | None:
+    if value is None:
+        return None
+    try:
+        primary, secondary = (float(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not two numbers with a comma between, such as -30,20") from None
+    if not (abs(primary) <= 180 and abs(secondary) <= 90):
+        raise click.BadParameter(f"{value!r}: the first is -180 to 180 degrees, the second -90 to 90")
+    return primary, secondary
+
+
 @main.command()
 @click.argument("run", type=_path)
-@click.option("--study", required=True, metavar="ID", help="Its study_id in the prepared dataset.")
+@click.option("--study", metavar="ID", help="A study of the dataset that the run was trained on, by its study_id.")
+@click.option("--video", metavar="FILE", help="A video file, AVI or MP4.")
+@click.option("--data", metavar="PREPARED", help="A prepared dataset, whole: a folder or a URI.")
 @click.option(
     "--split",
     type=click.Choice(["train", "val", "test", "any"]),
-    default="any",
-    show_default=True,
-    help="Where the study has to stand; in train, the model has seen it.",
+    help="Where the study has to stand, or which part of the dataset; train, the model has seen.  [default: any]",
+)
+@click.option(
+    "--angles",
+    metavar="LAO,CRA",
+    callback=_angles,
+    help="Of the video, in degrees: RAO and caudal are negative. For runs on whole studies, which look at them.",
+)
+@click.option("--limit", type=click.IntRange(min=1), help="So many units of the dataset, spread evenly over it.")
+@click.option("--output", type=_path, help="A file for text or JSON; for a dataset a folder. It must not be there.")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), help="Of a study or video.  [default: text]")
+@click.option("--picture", type=_path, help="A PNG: frames, the boxes of findings on them, written and true reports.")
+@click.option("--num-beams", type=click.IntRange(min=1), help="Search among so many texts.  [default: as the run says]")
+@click.option(
+    "--structured/--no-structured", default=None, help="Keep to the canonical wording.  [default: as the run says]"
+)
+@click.option(
+    "--probabilities/--no-probabilities",
+    default=None,
+    help="Tell how probable findings are; needs a tokenizer of the canonical wording.  [default: in JSON]",
 )
 @_checkpoint
 @_weights
-def generate(run: Path, study: str, split: str, checkpoint: str, weights: Literal["trained", "ema"] | None) -> None:
-    """Write reports for one study.
+def generate(run: Path, split: str | None, data: str | None, video: str | None, **options: Any) -> None:
+    """Write reports for a study, a video file or a whole dataset.
 
-    The model of RUN writes them, and they are printed beside the true ones.
+    The model of RUN writes them. Those of a study (of each of its clips, or of the study, where the run was trained on
+    whole ones) are printed beside the true ones.
 
         deepcoro generate runs/demo --study 02c2204d49d3b896fe3bb88c54b238dd
+        deepcoro generate runs/demo --video cine.avi --format json --output cine.json --picture cine.png
+        deepcoro generate runs/demo --data /data/prepared --split test --output reports
+        deepcoro generate runs/demo --data /data/prepared --split test --limit 12 --picture sheet.png
 
-    For each clip of the study (or for the study, where the run was trained on whole ones): its id, the coronary tree
-    in view, the true text if there is one, and the written one. Nothing is written to disk.
+    Those of a dataset become Parquet files in the folder --output, a row a unit: text, findings, boxes where the run
+    was trained to tell them, and problem for what could not be read, or shows nothing. DICOM files come in by
+    `python -m data_prep dicom`.
 
-    Exit code 2: no such run, checkpoint or study (the nearest ids are named), or the run was trained without
-    captioning.
+    Exit code 2: no such run, checkpoint, study (the nearest ids are named), video or dataset, options that do not go
+    together, or the run was trained without captioning.
     """
     from deepcoro.launch.generate import generate as write
 
-    write(found(run), study, split=None if split == "any" else split, checkpoint=checkpoint, weights=weights)
+    video, data = video and given_path(video, "--video"), data and given_path(data, "--data")
+    write(found(run), video=video, data=data, split=split, **options)
+
+
+def given_path(path: str, option: str) -> str:
+    """``path`` as it is read when a run trains (``paths.absolute``)."""
+    from deepcoro.launch.paths import absolute
+
+    return absolute(path, option)
 
 
 def found(run: Path) -> Path:
     """Where a run's folder lies that was given by hand: as ``root`` is read when it trains (``paths.absolute``)."""
-    from deepcoro.launch.paths import absolute
-
-    return Path(absolute(str(run), "RUN"))
+    return Path(given_path(str(run), "RUN"))
 
 
 def run_experiment(

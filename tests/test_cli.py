@@ -131,13 +131,37 @@ def test_what_evaluate_compare_and_generate_are_told(calls):
     run("compare", "runs/a", "runs/b", "--split", "test")
     run("generate", "runs/a", "--study", "s0", "--checkpoint", "40")
     run("generate", "runs/a", "--study", "s0", "--split", "val", "--weights", "ema")
+    run(
+        *("generate", "runs/a", "--video", "x.avi", "--angles", "-30,20", "--format", "json", "--num-beams", "4"),
+        *("--no-structured", "--probabilities", "--picture", "p.png"),
+    )
+    run("generate", "runs/a", "--data", "s3://b/d", "--limit", "12", "--output", "out", "--split", "any")
+    calls, told = calls[:3], calls[3:]
     a, b = Path("runs/a").absolute(), Path("runs/b").absolute()
     assert calls == [
         ("evaluate", (a,), {"split": "val", "checkpoint": "newest", "weights": None}),
         ("evaluate", (a,), {"split": "test", "checkpoint": "best", "weights": "trained"}),
         ("compare", (a, b, "test"), {}),
-        ("generate", (a, "s0"), {"split": None, "checkpoint": "40", "weights": None}),
-        ("generate", (a, "s0"), {"split": "val", "checkpoint": "newest", "weights": "ema"}),
+    ]
+    nothing = dict.fromkeys(
+        ("study", "video", "data", "split", "angles", "limit", "form", "output", "picture", "num_beams", "structured")
+        + ("probabilities", "weights")
+    )
+    assert told == [
+        ("generate", (a,), nothing | {"study": "s0", "checkpoint": "40"}),
+        ("generate", (a,), nothing | {"study": "s0", "split": "val", "checkpoint": "newest", "weights": "ema"}),
+        (
+            "generate",
+            (a,),
+            nothing
+            | {"video": str(a.parent.parent / "x.avi"), "angles": (-30.0, 20.0), "form": "json", "num_beams": 4}
+            | {"structured": False, "probabilities": True, "picture": Path("p.png"), "checkpoint": "newest"},
+        ),
+        (
+            "generate",
+            (a,),
+            nothing | {"data": "s3://b/d", "split": "any", "limit": 12, "output": Path("out"), "checkpoint": "newest"},
+        ),
     ]
 
 

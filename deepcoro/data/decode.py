@@ -12,6 +12,7 @@ import contextlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import av
@@ -106,6 +107,41 @@ def _read_av(path: str, indices: np.ndarray, num_frames: int) -> tuple[int, np.n
     if found != num_frames:
         return found, np.empty((0, 0, 0), np.uint8)
     return found, np.stack([kept[index] for index in indices.tolist()])
+
+
+@dataclass(frozen=True)
+class VideoFacts:
+    """What a video file says of itself: frames, frames a second, and pixels."""
+
+    num_frames: int
+    fps: float
+    height: int
+    width: int
+
+
+def probe(path: str) -> VideoFacts:
+    """What ``path``, a video file of which no table tells, holds: the number of frames as ``decode_frames`` counts
+    them.
+
+    Raises:
+        DataError: the file is missing, empty, no video, damaged, or does not tell its frame rate.
+    """
+    if not Path(path).is_file() or Path(path).stat().st_size == 0:
+        raise DataError(f"{path}: the video is missing or empty")
+    try:
+        with av.open(path) as container:
+            if not container.streams.video:
+                raise DataError(f"{path}: holds no video")
+            stream = container.streams.video[0]
+            rate, height, width = stream.average_rate or stream.guessed_rate, stream.height, stream.width
+        num_frames, _ = _read(path, np.zeros(1, int), -1)  # no file has -1: it is counted, and nothing is kept
+    except DataError:
+        raise
+    except Exception as error:  # as above
+        raise DataError(f"{path}: cannot be decoded: {error}") from error
+    if not rate:
+        raise DataError(f"{path}: does not tell its frame rate, by which its frames are chosen; write it anew with one")
+    return VideoFacts(num_frames, float(rate), height, width)
 
 
 @contextmanager

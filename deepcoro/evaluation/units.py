@@ -64,6 +64,23 @@ def write_texts(
     Args:
         writing: how; ``None``: as the config's captioning section says.
     """
+    texts = [words.decode(row) for row in write_row_ids(model, words, tokens, valid, views_at, writing).tolist()]
+    if len(texts) == len(valid):
+        return texts
+    return [join_texts(of_clips) for of_clips in texts_by_unit(texts, valid)]
+
+
+def write_row_ids(
+    model: MultitaskModel,
+    words: ReportTokenizer,
+    tokens: Tensor,
+    valid: Tensor,
+    views_at: Tensor,
+    writing: Writing | None = None,
+) -> Tensor:
+    """Ids of the texts of ``write_texts`` before they are joined, of what the decoder has for a row: of units [B, L],
+    or of each of their clips [B*V, L]. One without the end token was cut off; a clip that is not there has only
+    padding."""
     from transformers import LogitsProcessorList  # which takes seconds to load
 
     from deepcoro.models.generation import generate
@@ -73,7 +90,7 @@ def write_texts(
     memory, mask = model.memory(tokens, valid, views_at)
     prompt = torch.tensor(prompt_ids(words, model.config.captioning), device=memory.device)
     keeper = keep_to_reports(words, model.config, how)
-    ids = generate(
+    return generate(
         model.captioning_decoder,
         memory,
         mask,
@@ -83,12 +100,15 @@ def write_texts(
         how,
         None if keeper is None else LogitsProcessorList([keeper]),
     ).ids
-    texts = [words.decode(row) for row in ids.tolist()]
-    if len(texts) == len(valid):
-        return texts
-    views = valid.shape[1]
-    kept = [text if there else None for text, there in zip(texts, valid.flatten().tolist(), strict=True)]
-    return [join_texts(kept[begin : begin + views]) for begin in range(0, len(kept), views)]
+
+
+def texts_by_unit(texts: Sequence[str], valid: Tensor) -> list[list[str | None]]:
+    """Texts of decoder rows -> of each unit those of its rows, ``None`` where there is no clip: one of a unit that the
+    decoder reads as a whole, one of each of V clips where it reads them by themselves."""
+    rows = len(texts) // len(valid) if len(valid) else 1
+    there = (valid if rows == valid.shape[1] else valid.any(dim=1, keepdim=True)).flatten().tolist()
+    kept = [text if seen else None for text, seen in zip(texts, there, strict=True)]
+    return [kept[begin : begin + rows] for begin in range(0, len(kept), rows)]
 
 
 def keep_to_reports(words: ReportTokenizer, config: Config, how: Writing) -> StructuredReports | None:
@@ -119,10 +139,16 @@ def report_automaton(words: ReportTokenizer, config: Config) -> TokenAutomaton:
 
 
 def join_texts(texts: Sequence[str | None]) -> str:
-    """Texts of one study's clips -> one: of each tree what most of its clips say, or the first of what equally many
-    say, so that no report contradicts itself. What names no tree is said as it stands, once."""
+    """Texts of one study's clips -> one: those of ``chosen_texts``, one after the other."""
+    return " ".join(chosen_texts(texts))
+
+
+def chosen_texts(texts: Sequence[str | None]) -> list[str]:
+    """Of texts of one study's clips those that its report is made of: of each tree what most of its clips say, or the
+    first of what equally many say, so that no report contradicts itself. What names no tree is said as it stands,
+    once."""
     said: dict[str, list[str]] = {}
     for text in texts:
         if text is not None:
             said.setdefault(parse_report(text).tree or text, []).append(text)
-    return " ".join(max(of_tree, key=of_tree.count) for of_tree in said.values())
+    return [max(of_tree, key=of_tree.count) for of_tree in said.values()]

@@ -7,16 +7,19 @@ Letters: B rows, V views, T frames, H W pixels, E embedding.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from deepcoro.config import Config
 from deepcoro.config_writing import Writing
+from deepcoro.data.caption_tasks import Region
 from deepcoro.data.text import ReportTokenizer
 from deepcoro.errors import ConfigError
+from deepcoro.evaluation.pointing import write_regions
 from deepcoro.evaluation.units import write_texts
 from deepcoro.models.multitask import MultitaskModel
 from deepcoro.models.text_encoder import load_tokenizer
@@ -42,7 +45,7 @@ class TrainedModel:
         which each row needs one; ``angles`` [B, V, 2] are their primary and secondary angles in degrees, NaN where
         unknown."""
         self._need("contrastive")
-        return self.model.embed_units(*self._tokens(clip, valid, angles))
+        return self.model.embed_units(*self.look(clip, valid, angles))
 
     @torch.no_grad()
     def embed_reports(self, reports: Sequence[str]) -> Tensor:
@@ -65,14 +68,49 @@ class TrainedModel:
         self._need("captioning")
         assert self.tokenizer is not None
         with torch.no_grad():
-            return write_texts(self.model, self.tokenizer, *self._tokens(clip, valid, angles), writing)
+            return write_texts(self.model, self.tokenizer, *self.look(clip, valid, angles), writing)
+
+    def point(
+        self,
+        clip: Tensor,
+        rows: Sequence[int],
+        sentences: Sequence[str],
+        valid: Tensor | None = None,
+        angles: Tensor | None = None,
+    ) -> list[Region | None]:
+        """Of each sentence on a finding (``render_finding``) where it is seen in its clip, as ``write_regions``; for a
+        model that was trained on ``captioning.tasks.aref``. ``rows`` count the clips of all units through."""
+        self._need("captioning")
+        assert self.tokenizer is not None
+        return write_regions(self.model, self.tokenizer, *self.look(clip, valid, angles), rows, sentences)
+
+    def writing_as(self, num_beams: int | None = None, structured: bool | None = None) -> TrainedModel:
+        """The same model, which writes otherwise than its run's config says: by beam search (1: greedily), and kept to
+        the canonical wording or not. ``None`` leaves it.
+
+        Raises:
+            ConfigError: a number of beams out of range.
+        """
+        part: dict[str, Any] = {} if structured is None else {"structured": structured}
+        if num_beams is not None:
+            part |= {"num_beams": num_beams, "do_sample": False, "temperature": 1.0, "top_k": None, "top_p": None}
+            part |= {} if num_beams > 1 else {"length_penalty": 1.0}
+        config = self.config.merge({"captioning": part})
+        self.model.config = config
+        return replace(self, config=config)
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
         return self.model.pixel_mean.device
 
-    def _tokens(self, clip: Tensor, valid: Tensor | None, angles: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    @torch.no_grad()
+    def look(
+        self, clip: Tensor, valid: Tensor | None = None, angles: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What all else is made of, for who makes several things of the same clips: video tokens [B*V, N, D],
+        ``valid`` [B, V] and what is known of each view [B, V, 3], on the model's device; arguments as for
+        ``embed_videos``."""
         expected = (self.config.data.num_frames, self.config.data.frame_size, self.config.data.frame_size)
         if clip.ndim != 5 or clip.dtype != torch.uint8 or tuple(clip.shape[2:]) != expected:
             raise ValueError(

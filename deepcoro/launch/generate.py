@@ -1,119 +1,77 @@
-"""What a trained model writes about one study, beside the truth."""
+"""``deepcoro generate``: which door was asked for, and that what was asked goes together."""
 
 from __future__ import annotations
 
-import difflib
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
-import numpy as np
-import pyarrow.compute as pc
-import torch
-
-from deepcoro.data.pipeline import batches_of
-from deepcoro.data.reader import UnitReader
-from deepcoro.data.tables import PreparedDataset, Units
-from deepcoro.errors import ConfigError, DataError
-from deepcoro.inference.load import load
-from deepcoro.launch.going_on import check_same_dataset
+from deepcoro.errors import ConfigError
+from deepcoro.launch.generate_units import generate_study, generate_video
+from deepcoro.launch.writing import How
 from deepcoro.training.checkpoint import Weights
 
-_NUM_NEAREST = 3  # ids that are named where one is unknown
-
-
-@dataclass(frozen=True)
-class Written:
-    """One unit: the tree in view (``None``: unknown, or a whole study), the true text, if there is one, the written
-    one (``None`` where no view could be read), and what went wrong in reading."""
-
-    unit_id: str
-    tree: str | None
-    true: str | None
-    written: str | None
-    problem: str
+MOST_PICTURED = 48  # rows of a sheet: a person looks at it, and it is one picture in memory
+_ONLY_OF = {
+    "split": ("study", "data"),
+    "angles": ("video",),
+    "limit": ("data",),
+    "format": ("study", "video"),
+}
 
 
 def generate(
     run: str | Path,
-    study: str,
+    study: str | None = None,
+    video: str | None = None,
+    data: str | None = None,
+    *,
     split: str | None = None,
+    angles: tuple[float, float] | None = None,
+    limit: int | None = None,
+    form: Literal["text", "json"] | None = None,
+    output: Path | None = None,
+    picture: Path | None = None,
+    num_beams: int | None = None,
+    structured: bool | None = None,
+    probabilities: bool | None = None,
     checkpoint: str | int = "newest",
     weights: Weights | None = None,
-) -> list[Written]:
-    """Write a report for each clip of ``study``, or for the study where that is the unit, and print them.
-
-    Args:
-        run: its folder; the model, and the dataset that it was trained on.
-        split: where the study has to stand; ``None``: wherever it stands.
-        checkpoint: ``newest``, ``best`` or a step.
-        weights: ``trained``, or ``ema``, their average; ``None``: the average where there is one.
+) -> Any:
+    """Write reports of a ``study`` of the run's dataset, of a ``video`` file, or of the prepared dataset ``data``: see
+    ``generate_study``, ``generate_video`` and ``generate_dataset``, and ``How`` for the rest.
 
     Raises:
-        CheckpointError: there is no such checkpoint, or it has no average.
-        ConfigError: the run was trained without captioning.
-        DataError: there is no such study, it stands in another split, or the run's filter leaves none of it.
+        ConfigError: none or several of the three are given, or an option that does nothing beside it.
     """
-    trained = load(run, checkpoint, weights)
-    config = trained.config
-    if not config.loss.is_used("captioning"):
-        raise ConfigError(f"{run} was trained without captioning (loss.weights.captioning is 0): it cannot write")
-    dataset = PreparedDataset.open(config.data.path)
-    check_same_dataset(trained.checkpoint, dataset)
-    found_in = find_split(dataset, study, split)
-    units, indices = _units_of(dataset, study, found_in, config.data.unit, config.data.filter)
-    trained.model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    reader = UnitReader(config, units, None, training=False)
-    rows: list[Written] = []
-    for piece in batches_of([units.num_videos(unit) for unit in indices.tolist()], config.evaluation.batch_size):
-        some = indices[piece]
-        batch = reader.read(some, some)
-        whole = np.asarray(batch["valid"].any(axis=1))
-        parts = (torch.from_numpy(batch[name][whole]) for name in ("clip", "valid", "angles"))
-        written = iter(trained.write_reports(*parts) if whole.any() else [])
-        for place, unit in enumerate(some.tolist()):
-            tree = None if units.whole_study else units.video_rows(unit)[0]["coronary_tree"]
-            name, problem = str(batch["unit_id"][place]), str(batch["problem"][place])
-            rows.append(Written(name, tree, reader.text(unit), next(written) if whole[place] else None, problem))
-    taken = f"checkpoint {trained.checkpoint.name}, {trained.weights} weights"
-    print(f"{run}, {taken}, study {study} of split {found_in}")
-    for row in rows:
-        print(f"\n{row.unit_id}" + (f"  {row.tree or 'tree unknown'}" if not units.whole_study else ""))
-        print(f"  true     {row.true or '(none)'}")
-        print(f"  written  {row.written or '(no video could be read)'}")
-        if row.problem:
-            print(f"  problem  {row.problem}")
-    return rows
+    doors = {"study": study, "video": video, "data": data}
+    chosen = [name for name, value in doors.items() if value is not None]
+    if len(chosen) != 1:
+        given = " and ".join(f"--{name}" for name in chosen) or "none of them is given"
+        raise ConfigError(f"give one of --study ID, --video FILE and --data PREPARED: {given}")
+    (door,) = chosen
+    told = {"split": split, "angles": angles, "limit": limit, "format": form}
+    for name, of in _ONLY_OF.items():
+        if told[name] is not None and door not in of:
+            raise ConfigError(
+                f"--{name} does nothing beside --{door}: it is for {' and '.join(f'--{other}' for other in of)}"
+            )
+    split = None if split == "any" else split
+    how = How(checkpoint, weights, num_beams, structured, probabilities, form or "text", output, picture)
+    if door == "study":
+        assert study is not None
+        return generate_study(run, study, split, how)
+    if door == "video":
+        assert video is not None
+        return generate_video(run, video, angles, how)
+    assert data is not None
+    if output is None and picture is None:
+        raise ConfigError("--data needs --output DIR, a folder for the Parquet files, or --picture FILE.png, or both")
+    if picture is not None and (limit is None or limit > MOST_PICTURED):
+        raise ConfigError(f"--picture of a dataset needs --limit N, {MOST_PICTURED} at most: a row a unit is drawn")
+    if output is None and probabilities is not None:
+        raise ConfigError("--probabilities does nothing beside --picture alone: they are a column of --output")
+    from deepcoro.launch.generate_dataset import generate_dataset  # which loads Ray
 
-
-def find_split(dataset: PreparedDataset, study: str, split: str | None = None) -> str:
-    """The split in which ``study`` stands.
-
-    Raises:
-        DataError: there is no such study, or it stands in another one than ``split``.
-    """
-    place = pc.index(dataset.studies["study_id"], study).as_py()
-    if place < 0:
-        known = dataset.studies.select(["study_id", "split"]).to_pylist()
-        splits = {row["study_id"]: row["split"] for row in known}
-        near = difflib.get_close_matches(study, splits, n=_NUM_NEAREST)
-        like = ", ".join(f"{name} ({splits[name]})" for name in near)
-        raise DataError(
-            f"{dataset.root} has no study {study!r}; "
-            + (f"the nearest are {like}" if near else "none is like it: the column study_id of studies.parquet has all")
-        )
-    found = dataset.studies["split"][place].as_py()
-    if split is not None and split != found:
-        raise DataError(f"study {study} stands in split {found}, and not in {split}; leave out the split, or name that")
-    return found
-
-
-def _units_of(
-    dataset: PreparedDataset, study: str, split: str, unit: str, keep: str | None
-) -> tuple[Units, np.ndarray]:
-    if not pc.any(pc.equal(dataset.videos["study_id"], study), min_count=0).as_py():
-        raise DataError(f"study {study} has no video in {dataset.root}; there is nothing to look at")
-    units = dataset.units(split, unit, keep)
-    indices = np.flatnonzero(units.column("study_id") == study)
-    if len(indices) == 0:
-        raise DataError(f"data.filter {keep!r} of this run leaves no video of study {study}")
-    return units, indices
+    summary = generate_dataset(run, data, split, limit, how)
+    print(summary)
+    return summary

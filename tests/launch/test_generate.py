@@ -1,27 +1,18 @@
-"""Reports of one study: every clip once, the truth beside it, and one clear error for each mistake."""
+"""Reports of one study or video: every clip once, the truth beside it, and one clear error for each mistake."""
+
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from deepcoro.data.tables import PreparedDataset
 from deepcoro.errors import CheckpointError, ConfigError, DataError
-from deepcoro.launch.generate import find_split, generate
-from deepcoro.training.checkpoint import save_checkpoint
-
-
-@pytest.fixture
-def make_run(tmp_path, tiny_config, tiny_model, dataset_folder, report_tokenizer, text_folder):
-    def make(*assignments):
-        from deepcoro.models.text_encoder import load_tokenizer
-
-        config = tiny_config(f"data.path={dataset_folder}", *assignments)
-        load_tokenizer(str(text_folder)).save_pretrained(tmp_path / "tokenizer")
-        for step in (3, 5):
-            save_checkpoint(tmp_path, step, tiny_model(config), {"step": step}, config, "made-for-tests")
-        return tmp_path
-
-    return make
+from deepcoro.launch.generate import generate
+from deepcoro.launch.generate_units import find_split, generate_study, generate_video
+from deepcoro.launch.writing import How
 
 
 def test_each_clip_of_a_study_is_written_once_beside_the_truth(make_run, capsys):
@@ -29,12 +20,12 @@ def test_each_clip_of_a_study_is_written_once_beside_the_truth(make_run, capsys)
     rows = generate(run, "s0")
     # v1 was made before v0. The findings are of both trees; a clip is told those of its own.
     assert [(row.unit_id, row.tree) for row in rows] == [("v1", "right"), ("v0", "left")]
-    assert "Mid RCA: chronic total occlusion" in rows[0].true and "LAD" not in rows[0].true
-    assert "Proximal LAD: 80%" in rows[1].true and "RCA" not in rows[1].true
-    assert all(isinstance(row.written, str) for row in rows)
     printed = capsys.readouterr().out
-    assert printed.startswith(f"{run}, checkpoint 5, trained weights, study s0 of split train\n")
-    assert all(f"written  {row.written}" in printed and f"true     {row.true}" in printed for row in rows)
+    assert printed.startswith(f"{run}, checkpoint 5, trained weights, study s0 of split train\n\nv1  right\n  true ")
+    right, left = printed.split("\n\n")[1:]
+    assert "Mid RCA: chronic total occlusion" in right and "LAD" not in right.splitlines()[1]
+    assert "Proximal LAD: 80%" in left and "RCA" not in left.splitlines()[1]
+    assert all(f"  written  {row.text or '(empty)'}" in printed for row in rows)
 
 
 def test_what_is_written_is_what_the_model_writes_of_these_frames(make_run):
@@ -46,19 +37,20 @@ def test_what_is_written_is_what_the_model_writes_of_these_frames(make_run):
     units = PreparedDataset.open(trained.config.data.path).units("train")
     unit = [units.video_rows(number)[0]["video_id"] for number in range(len(units))].index("v2")
     batch = UnitReader(trained.config, units, None, training=False).read(np.array([unit]), np.array([unit]))
-    (row,) = generate(run, "s1", checkpoint="3")
-    assert [row.written] == trained.write_reports(torch.from_numpy(batch["clip"]))
+    (row,) = generate_study(run, "s1", how=How(checkpoint="3"))
+    assert [row.text] == trained.write_reports(torch.from_numpy(batch["clip"]))
 
 
-def test_a_whole_study_is_one_text(make_run):
+def test_a_whole_study_is_one_text(make_run, capsys):
     (row,) = generate(make_run("data.unit=study", "data.num_videos=2"), "s0")
     assert (row.unit_id, row.tree) == ("s0", None)
-    assert "LAD" in row.true and "RCA" in row.true
+    printed = capsys.readouterr().out
+    assert "\ns0\n" in printed and "LAD" in printed and "RCA" in printed
 
 
 def test_a_cine_that_cannot_be_read_is_told_and_not_invented(make_run, capsys):
     (row,) = generate(make_run(), "s4")
-    assert row.written is None and "v6.avi" in row.problem
+    assert row.text is None and "v6.avi" in row.problem
     assert "no video could be read" in capsys.readouterr().out
 
 
@@ -91,3 +83,86 @@ def test_a_run_without_captioning_or_without_that_checkpoint_is_refused(make_run
         generate(make_run(), "s0", checkpoint="4")
     with pytest.raises(ConfigError, match="trained without captioning"):
         generate(make_run("loss.weights.captioning=0"), "s0")
+
+
+def test_json_goes_to_a_file_that_was_not_there_and_a_picture_beside_it(make_run, tmp_path, capsys):
+    run, output, picture = make_run(), tmp_path / "s0.json", tmp_path / "s0.png"
+    asked = {"form": "json", "output": output, "picture": picture, "probabilities": False}
+    rows = generate(run, "s0", **asked)
+    told = json.loads(output.read_text())
+    assert {key: told[key] for key in ("run", "checkpoint", "weights", "study_id", "split")} == {
+        "run": "run", "checkpoint": "5", "weights": "trained", "study_id": "s0", "split": "train",
+    }  # fmt: skip
+    assert [report["unit_id"] for report in told["reports"]] == ["v1", "v0"]
+    assert [report["text"] for report in told["reports"]] == [row.text for row in rows]
+    assert "Proximal LAD: 80%" in told["reports"][1]["true"]
+    with Image.open(picture) as sheet:
+        assert sheet.height > 600  # two rows of frames
+    assert capsys.readouterr().out == ""
+    with pytest.raises(DataError, match="is there already"):
+        generate(run, "s0", **asked)
+
+
+def test_a_video_file_is_read_as_the_dataset_reads_it(make_run, dataset_folder, capsys):
+    run, file = make_run(), str(Path(dataset_folder) / "videos" / "v2.avi")
+    (of_study,) = generate(run, "s1")
+    (of_video,) = generate(run, video=file)
+    assert (of_video.unit_id, of_video.text) == ("v2.avi", of_study.text)
+    printed = capsys.readouterr().out.split("\n\n")[-1]
+    assert printed.startswith("v2.avi\n  written  ") and "true" not in printed
+    studies = make_run("data.unit=study", "data.num_videos=2")
+    assert generate(studies, video=file, angles=(-30.0, 20.0))[0].text == generate_video(
+        studies, file, angles=(-30.0, 20.0)
+    )[0].text  # fmt: skip
+
+
+def test_angles_that_nothing_looks_at_and_files_that_are_no_cines_are_refused(make_run, dataset_folder, tmp_path):
+    run, file = make_run(), str(Path(dataset_folder) / "videos" / "v2.avi")
+    with pytest.raises(ConfigError, match="--angles would do nothing"):
+        generate(run, video=file, angles=(30.0, 0.0))
+    (tmp_path / "x.dcm").write_bytes(b"\0" * 128 + b"DICM")
+    for path, says in (
+        (tmp_path / "x.dcm", "python -m data_prep dicom"),
+        (tmp_path / "none.avi", "missing or empty"),
+        (Path(dataset_folder) / "dataset.json", "cannot be decoded"),
+        (Path(dataset_folder) / "videos" / "v6.avi", "cannot be decoded|holds"),
+    ):
+        with pytest.raises(DataError, match=says):
+            generate(run, video=str(path))
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({}, "none of them is given"),
+        ({"study": "s0", "video": "x"}, "--study and --video"),
+        ({"study": "s0", "limit": 3}, "--limit does nothing beside --study: it is for --data"),
+        ({"study": "s0", "angles": (0.0, 0.0)}, "--angles does nothing"),
+        ({"video": "x", "split": "any"}, "--split does nothing beside --video: it is for --study and --data"),
+        ({"data": "x", "output": Path("o"), "form": "json"}, "--format does nothing beside --data"),
+        ({"data": "x"}, "needs --output DIR"),
+        ({"data": "x", "picture": Path("p.png")}, "needs --limit N, 48 at most"),
+        ({"data": "x", "picture": Path("p.png"), "limit": 12, "probabilities": True}, "a column of --output"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused_before_anything_is_loaded(given, says):
+    with pytest.raises(ConfigError, match=says):
+        generate("no/such/run", **given)
+
+
+def test_what_could_not_be_written_in_the_end_is_refused_before_anything_is_loaded(tmp_path):
+    with pytest.raises(DataError, match="is there already"):
+        generate("no/such/run", "s0", output=tmp_path)
+    with pytest.raises(DataError, match="there is no folder"):
+        generate("no/such/run", "s0", picture=tmp_path / "no" / "such.png")
+
+
+def test_beams_and_the_canonical_wording_can_be_asked_for(make_run):
+    run = make_run("captioning.max_position_embeddings=160", "captioning.max_generation_length=150")
+    plain, searched, kept = (
+        generate_study(run, "s1", how=how)[0] for how in (How(), How(num_beams=3), How(structured=True))
+    )
+    assert not kept.said.unread and kept.said.trees and not kept.problem
+    assert plain.text != kept.text and searched.text != kept.text
+    with pytest.raises(ConfigError, match="too short"):
+        generate(make_run(), "s1", structured=True)

@@ -12,6 +12,7 @@ from deepcoro.data.caption_tasks import TASKS, prompt_ids, read_region
 from deepcoro.data.collate import to_torch, trim_text
 from deepcoro.data.reader import UnitReader
 from deepcoro.data.tables import PreparedDataset
+from deepcoro.evaluation.pointing import write_regions
 from deepcoro.evaluation.units import write_texts
 from deepcoro.losses.multitask import MultitaskLoss
 from deepcoro.models.generation import generate
@@ -224,4 +225,11 @@ def test_eight_clips_are_learnt_by_heart(task_config, tiny_model, read, clips, t
                 frame, box = found
                 assert frame == number % 4
                 assert overlap(box, [true[k] for k in ("x0", "y0", "x1", "y1")]) > 0.8
+        told = [Finding.from_dict(units.study_row(number)["findings"][0]) for number in range(NUM_CLIPS)]
+        asked = [render_finding(finding) for finding in told]
+        pointed = write_regions(model, words, tokens, batch["valid"], views_at, range(NUM_CLIPS), asked)
+        for number, region in enumerate(pointed):  # all together, as each by itself
+            assert (region.segment, region.frame) == (told[number].segment, number % 4)
+            (true,) = units.video_rows(number)[0]["boxes"]
+            assert overlap(region.box, [true[k] for k in ("x0", "y0", "x1", "y1")]) > 0.8
     assert [*TASKS] == ["report", "aref", "gcap"]
