@@ -140,12 +140,13 @@ def _best_answers(boxes: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArra
     worth, frames, candidates = [], [], []
     for frame in range(boxes.shape[1]):
         here = boxes[~np.isnan(boxes[:, frame, 0]), frame]
-        for box in here:
-            worth.append(score_answers(np.arange(len(here)), np.broadcast_to(box, here.shape), here).sum(axis=0))
-            frames.append(frame)
-            candidates.append(box)
-    first = np.argmax(worth, axis=0)
-    return np.array(frames)[first], np.array(candidates)[first]
+        if len(here):
+            pairs = score_answers(np.tile(np.arange(len(here)), len(here)), here.repeat(len(here), axis=0), here)
+            worth.append(pairs.reshape(len(here), len(here), len(SCORES)).sum(axis=1))
+            frames.append(np.full(len(here), frame))
+            candidates.append(here)
+    first = np.concatenate(worth).argmax(axis=0)
+    return np.concatenate(frames)[first], np.concatenate(candidates)[first]
 
 
 def _direction(angles: tuple[float, float] | None) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ from deepcoro.data.tables import PreparedDataset
 from deepcoro.evaluation.evaluator import fit_baselines, measure
 from deepcoro.evaluation.grounding import measure_grounding
 from deepcoro.evaluation.intervals import mean_interval, paired_difference
-from deepcoro.evaluation.lent_boxes import ANY, BEST, SEGMENT, LentBoxes, score_answers
+from deepcoro.evaluation.lent_boxes import ANY, BEST, SEGMENT, LentBoxes, _best_answers, score_answers
 from deepcoro.evaluation.looking import Looked
 from deepcoro.evaluation.shown import shown_lesions
 from deepcoro.metrics.grounding import box_iou
@@ -177,19 +177,21 @@ def test_pointing_is_the_mean_over_a_lesions_frames(dataset, config):
     assert metrics["grounding/pointing_above_chance"].value == pytest.approx(0.5 - others)
 
 
-def test_chance_by_chance_is_no_better_than_chance(dataset, config):
-    """Lesions of 60 patients, answered with other patients' boxes: the difference to chance is about 0."""
+def test_chance_of_a_segment_is_the_mean_over_its_lesions(dataset, config):
+    """Of 60 patients, all with a box on frame 0; and the best single answer, by trying each box against each lesion."""
     chance = np.random.default_rng(3)
-    units, indices = dataset.units("val"), np.array([0])
     corners = chance.uniform(0, 0.7, (60, 2))
-    boxes = np.concatenate([corners, corners + 0.3], axis=1)
-    lent = LentBoxes.of(units, indices, config)
     many = np.full((60, 4, 4), np.nan)
-    many[:, 0] = boxes
-    lent = LentBoxes(many, np.full(60, "prox_lad"), np.arange(60).astype(str), np.full((60, 3), np.nan), lent.best)
-    (lesion,) = shown_lesions(units, 0, config)
-    worth = lent.answers(lesion, "p-a")
-    assert worth[SEGMENT] == pytest.approx(score_answers([0] * 60, boxes, many[0] * 0 + here(1, 1)).mean(axis=0))
+    many[:, 0] = np.concatenate([corners, corners + 0.3], axis=1)
+    best = {"": _best_answers(many), "prox_lad": _best_answers(many)}
+    lent = LentBoxes(many, np.full(60, "prox_lad"), np.arange(60).astype(str), np.full((60, 3), np.nan), best)
+    (lesion,) = shown_lesions(dataset.units("val"), 0, config)
+    worth, true = lent.answers(lesion, "p-a"), np.array([[*here(1, 1)]])
+    assert worth[SEGMENT] == pytest.approx(score_answers([0] * 60, many[:, 0], true).mean(axis=0))
+    tried = np.array([score_answers(np.arange(60), [answer] * 60, many[:, 0]).sum(axis=0) for answer in many[:, 0]])
+    frames, boxes = best["prox_lad"]
+    assert frames.tolist() == [0, 0, 0]
+    np.testing.assert_array_equal(boxes, many[tried.argmax(axis=0), 0])
 
 
 def test_records_of_a_split_and_training_lesions_that_are_lent(dataset, config):
