@@ -7,7 +7,7 @@ from deepcoro.data.tables import PreparedDataset
 from deepcoro.evaluation.evaluator import fit_baselines, measure
 from deepcoro.evaluation.grounding import measure_grounding
 from deepcoro.evaluation.intervals import mean_interval, paired_difference
-from deepcoro.evaluation.lent_boxes import ANY, BEST, SEGMENT, LentBoxes, _best_answers, score_answers
+from deepcoro.evaluation.lent_boxes import ANY, BEST, SEGMENT, LentBoxes, score_answers
 from deepcoro.evaluation.looking import Looked
 from deepcoro.evaluation.shown import shown_lesions
 from deepcoro.metrics.grounding import box_iou
@@ -131,9 +131,8 @@ def test_chance_is_what_other_lesions_boxes_reach(dataset, config):
     # To b's LAD: a's LAD (frames 0 and 1; only 0 is common) and a's RCA, a fourth of ... on no common frame.
     answers = lent.answers(other, "p-b")
     assert answers[ANY] == pytest.approx([iou / 4, 0, 0.25]) and answers[SEGMENT] == pytest.approx([iou / 2, 0, 0.5])
-    # The best single answer for the LADs here: any of the two on frame 0 is right once and 1/3 right once.
-    best = lent.answers(lad, "p-a")[BEST][0] + lent.answers(other, "p-b")[BEST][0]
-    assert best == pytest.approx(1 + iou)
+    # Of b's two boxes for b's own lesion the first is as good as the second, and here it is on a frame of a's.
+    assert lent.answers(lad, "p-a")[BEST] == pytest.approx([iou, 0, 1])
     assert lent.answers(rca, "p-b")[SEGMENT] == pytest.approx([1, 1, 1])  # as if b had a's lesion
     alone = LentBoxes.of(units, np.array([0]), config)
     assert alone.answers(lad, "p-a") == {}
@@ -149,9 +148,9 @@ def test_similar_views_lend_first(dataset, config, monkeypatch):
     monkeypatch.setattr("deepcoro.evaluation.lent_boxes._FEW_SIMILAR", 1)
     (mine,) = shown_lesions(units, 0, config)
     assert lent.patients[lent.lend(mine, "p-c")[SEGMENT]].tolist() in (["p-a", "p-b"], ["p-b", "p-a"])
-    turned = LentBoxes(lent.boxes, lent.segments, lent.patients, lent.directions * np.array([-1, 1, 1]), lent.best)
+    turned = LentBoxes(lent.boxes, lent.segments, lent.patients, lent.directions * np.array([-1, 1, 1]))
     assert len(turned.lend(mine, "p-c")[SEGMENT]) == 2  # none is similar: all are lent
-    nobody = LentBoxes(lent.boxes, lent.segments, lent.patients, np.full_like(lent.directions, np.nan), lent.best)
+    nobody = LentBoxes(lent.boxes, lent.segments, lent.patients, np.full_like(lent.directions, np.nan))
     assert len(nobody.lend(mine, "p-c")[SEGMENT]) == 2
 
 
@@ -183,15 +182,14 @@ def test_chance_of_a_segment_is_the_mean_over_its_lesions(dataset, config):
     corners = chance.uniform(0, 0.7, (60, 2))
     many = np.full((60, 4, 4), np.nan)
     many[:, 0] = np.concatenate([corners, corners + 0.3], axis=1)
-    best = {"": _best_answers(many), "prox_lad": _best_answers(many)}
-    lent = LentBoxes(many, np.full(60, "prox_lad"), np.arange(60).astype(str), np.full((60, 3), np.nan), best)
+    lent = LentBoxes(many, np.full(60, "prox_lad"), np.arange(60).astype(str), np.full((60, 3), np.nan))
     (lesion,) = shown_lesions(dataset.units("val"), 0, config)
     worth, true = lent.answers(lesion, "p-a"), np.array([[*here(1, 1)]])
     assert worth[SEGMENT] == pytest.approx(score_answers([0] * 60, many[:, 0], true).mean(axis=0))
-    tried = np.array([score_answers(np.arange(60), [answer] * 60, many[:, 0]).sum(axis=0) for answer in many[:, 0]])
-    frames, boxes = best["prox_lad"]
-    assert frames.tolist() == [0, 0, 0]
-    np.testing.assert_array_equal(boxes, many[tried.argmax(axis=0), 0])
+    compared = many[:40, 0]
+    tried = np.array([score_answers(np.arange(40), [answer] * 40, compared).sum(axis=0) for answer in compared])
+    best = score_answers([0] * 3, compared[tried.argmax(axis=0)], true)
+    assert worth[BEST] == pytest.approx(np.diag(best))
 
 
 def test_records_of_a_split_and_training_lesions_that_are_lent(dataset, config):
