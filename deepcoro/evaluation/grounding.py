@@ -13,7 +13,7 @@ What counts is a lesion in a clip (``shown_lesions``): once for each clip that s
   one map against the box of each frame. Lesions whose words the report does not have are left out.
 
 Baselines (``lent_boxes``), of which the strongest on these very lesions stands beside a metric: another lesion's box;
-another's box of the same segment in a similar view; the best single box of the segment. For ``pointing`` the map is
+another's box of the same segment in a similar view; the best single one of these boxes. For ``pointing`` the map is
 held against the boxes of others instead, or a cell is drawn at random. ``NAME_above_chance`` is the paired difference
 to the strongest: an interval above 0 is more than chance. ``NAME_beside_another_lesion`` has the ignorant one.
 

@@ -128,7 +128,7 @@ def test_chance_is_what_other_lesions_boxes_reach(dataset, config):
     assert iou == pytest.approx(1 / 3)  # a half of each
     answers = lent.answers(lad, "p-a")
     assert answers[ANY] == pytest.approx([iou / 2, 0, 0.5]) and answers[SEGMENT] == pytest.approx(answers[ANY])
-    # To b's LAD: a's LAD (frames 0 and 1; only 0 is common) and a's RCA, a fourth of ... on no common frame.
+    # To b's LAD: a's LAD (frames 0 and 1, of which b's has 0) and a's RCA, on a frame on which b's has no box.
     answers = lent.answers(other, "p-b")
     assert answers[ANY] == pytest.approx([iou / 4, 0, 0.25]) and answers[SEGMENT] == pytest.approx([iou / 2, 0, 0.5])
     # Of b's two boxes for b's own lesion the first is as good as the second, and here it is on a frame of a's.
