@@ -140,6 +140,9 @@ class EvaluationConfig(Section):
     # can write canonical reports, and never while a run trains; always does then too, and refuses where it cannot.
     finding_probabilities: Literal["auto", "always", "never"] = "auto"
     asynchronous: bool = False  # during training: in a task of its own beside the workers, which train on
+    # Whether the model finds lesions that have boxes (evaluation/grounding.py); None: where captioning.tasks.aref is
+    # above 0. Without aref it can be asked for no box, and attention alone is measured.
+    grounding: bool | None = None
 
 
 class Config(Section):
@@ -276,6 +279,12 @@ class Config(Section):
     def needs_text(self) -> bool:
         """Whether any loss in use reads reports."""
         return self.loss.is_used("contrastive") or self.loss.is_used("captioning")
+
+    @property
+    def measures_grounding(self) -> bool:
+        """Whether an evaluation asks where lesions are."""
+        asked = self.evaluation.grounding
+        return self.loss.is_used("captioning") and (self.captioning.tasks.aref > 0 if asked is None else asked)
 
     @property
     def micro_batch_size(self) -> int:

@@ -154,6 +154,11 @@ class ReportTokenizer:
             ids[place, : len(row)] = row
         return Encoded(ids, lengths, np.array(given, np.int32), np.array(cut, bool))
 
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """Which characters of ``text`` each of its tokens stands for, as (begin, end): of those that ``encode_after``
+        puts after a prefix, in their order; of the end token none, as (0, 0)."""
+        return list(self._tokenizer.encode(text).offsets[1:])
+
     def prompt(self, *texts: str) -> list[int]:
         """The start token and those of ``texts``: the beginning of a row that is to be gone on with."""
         parts = (self._tokenizer.encode(text, add_special_tokens=False).ids for text in texts if text)

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from deepcoro.evaluation.lent_boxes import LentBoxes
 from deepcoro.metrics.findings import count_findings, ratio, significant_segments, tree_matches
 from deepcoro.metrics.lesions import sign_tables
 from deepcoro.metrics.text import exact_matches
@@ -56,6 +57,7 @@ class Constants:
             shows it.
         lesion_percent: median percent of the stenoses, ``None`` where there are none.
         dominance: the most common one, ``None`` where none is known.
+        boxes: lesions whose boxes are lent, where grounding is measured and there are any.
     """
 
     report: str
@@ -67,6 +69,7 @@ class Constants:
     prevalence: NDArray[np.float64] | None = None
     lesion_percent: float | None = None
     dominance: str | None = None
+    boxes: LentBoxes | None = None
 
 
 def fit_constants(

@@ -7,7 +7,7 @@ intervals and baselines, and into values by row. In between, workers hand their 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,12 +23,16 @@ from deepcoro.data.text import ReportTokenizer
 from deepcoro.evaluation.baselines import Constants, fit_constants
 from deepcoro.evaluation.captioning import measure_captioning
 from deepcoro.evaluation.certainty import segment_probabilities, unit_probabilities
+from deepcoro.evaluation.grounding import measure_grounding
+from deepcoro.evaluation.lent_boxes import LentBoxes
+from deepcoro.evaluation.looking import look_for
 from deepcoro.evaluation.neighbours import Neighbours
 from deepcoro.evaluation.probabilities import measure_probabilities
 from deepcoro.evaluation.reconstruction import measure_reconstruction
 from deepcoro.evaluation.report import Metric
 from deepcoro.evaluation.retrieval import measure_retrieval
 from deepcoro.evaluation.rows import Columns
+from deepcoro.evaluation.shown import shown_lesions
 from deepcoro.evaluation.truth import Truth
 from deepcoro.evaluation.units import embed_unit_texts, unit_text_keys, write_texts
 from deepcoro.metrics.findings import segments_in_view, significant_segments
@@ -36,6 +40,7 @@ from deepcoro.metrics.reconstruction import normalise, reconstruction_errors, ta
 from deepcoro.models.multitask import MultitaskModel
 from deepcoro.models.video_encoder import patchify
 
+_LENDING = 4_000  # units of the training split whose lesions lend their boxes
 _TRAIN_SAMPLE = 20_000  # units of the training split that baselines are fitted on; more would not move a frequency
 
 
@@ -72,7 +77,7 @@ def predict_units(
     # Blocks are batches, taken as they come. A batch put together of two would have rows of two text lengths, since
     # blocks arrive in any order, the smaller last one too.
     batches = dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2)
-    return list(predict(model, config, batches, tokenizer, device, embed_only, probabilities))
+    return list(predict(model, config, batches, tokenizer, device, embed_only, probabilities, units))
 
 
 @torch.no_grad()
@@ -84,9 +89,11 @@ def predict(
     device: torch.device,
     embed_only: bool = False,
     probabilities: bool = False,
+    units: Units | None = None,
 ) -> Iterator[dict[str, Any]]:
     """One record a row: its unit, embeddings, generated text and reconstruction errors, as far as the model has the
-    parts; with ``embed_only`` its unit and its video embedding.
+    parts, and, where ``config.measures_grounding`` and the ``units`` are given, what it answers to where the lesions
+    are that its clips show; with ``embed_only`` its unit and its video embedding.
 
     A row with nothing valid yields a record that says so and nothing else.
 
@@ -103,7 +110,7 @@ def predict(
             embedded = model.embed_units(tokens, batch["valid"], model.views_at(batch)).cpu().numpy()
             records = [{"video_embedding": embedding} for embedding in embedded]
         else:
-            records = _records(model, config, batch, tokenizer, probabilities)
+            records = _records(model, config, batch, tokenizer, probabilities, units)
         for place, found in enumerate(records):
             valid = bool(rows["valid"][place].any())
             yield {"unit": int(rows["position"][place]), "valid": valid, **(found if valid else {})}
@@ -116,6 +123,7 @@ def _records(
     batch: dict[str, Any],
     tokenizer: ReportTokenizer | None,
     probabilities: bool,
+    units: Units | None,
 ) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = [{} for _ in range(len(batch["valid"]))]
     clip = model.normalise(batch["clip"]).flatten(0, 1)
@@ -136,6 +144,10 @@ def _records(
             if probabilities:
                 for record, found in zip(records, unit_probabilities(model, tokenizer, *seen, texts), strict=True):
                     record["segment_probabilities"] = None if found is None else segment_probabilities(found)
+            if units is not None and config.measures_grounding:
+                lesions = [shown_lesions(units, unit, config) for unit in batch["position"].tolist()]
+                for record, looked in zip(records, look_for(model, tokenizer, batch, tokens, lesions), strict=True):
+                    record["grounding"] = looked
     if model.masked_video_modeling is not None:
         views = batch["valid"].shape[1]
         order, k = batch["mask_order"].flatten(0, 1), config.num_visible
@@ -159,7 +171,7 @@ def fit_baselines(train: Units, config: Config) -> Constants | None:
     told = [i for i, text in enumerate(truth.texts) if text is not None]
     if not told:
         return None
-    return fit_constants(
+    constants = fit_constants(
         [text for text in truth.texts if text is not None],
         [truth.trees[i] for i in told],
         significant_segments([truth.findings[i] for i in told]),
@@ -167,6 +179,9 @@ def fit_baselines(train: Units, config: Config) -> Constants | None:
         findings=[truth.findings[i] for i in told],
         dominances=[truth.dominances[i] for i in told],
     )
+    if not config.measures_grounding:
+        return constants
+    return replace(constants, boxes=LentBoxes.of(train, evaluation_indices(train, config, _LENDING), config))
 
 
 def summarise(
@@ -231,6 +246,9 @@ def measure(
         if "segment_probabilities" in first:
             claimed = take(told, "segment_probabilities")
             measured.metrics.update(measure_probabilities(claimed, of_told, constants, resamples))
+    if "grounding" in first:
+        lent = None if constants is None else constants.boxes
+        add(valid, measure_grounding(take(valid, "grounding"), units, indices[valid], lent, config))
     if "reconstruction" in first:
         add(valid, measure_reconstruction(take(valid, "reconstruction"), truth.patients[valid], config))
     return measured

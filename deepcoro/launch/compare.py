@@ -9,7 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from deepcoro.errors import DataError, UserError
+from deepcoro.evaluation.grounding import LESIONS, POINTED
 from deepcoro.evaluation.intervals import Interval, paired_difference, statistic_interval
+from deepcoro.evaluation.lent_boxes import SCORES
 from deepcoro.evaluation.report import Metric, align_columns, interval_text, number_text
 from deepcoro.evaluation.rows import IDS, read_rows
 
@@ -19,6 +21,8 @@ _RATIOS = {  # weights of the three counts above and below the line
     "captioning/finding_precision": ((1, 0, 0), (1, 1, 0)),
     "captioning/finding_recall": ((1, 0, 0), (1, 0, 1)),
 }
+# What a unit has the mean over its lesions of, and the column that says of how many.
+_OF_LESIONS = {f"grounding/{name}": LESIONS for name in SCORES} | {"grounding/pointing": POINTED}
 
 
 def compare(first: str | Path, second: str | Path, split: str = "val") -> dict[str, Metric]:
@@ -110,6 +114,10 @@ def _metrics_of(columns: list[str]) -> dict[str, list[str]]:
         if name in _COUNTS:
             if all(count in columns for count in _COUNTS):
                 found |= {ratio: list(_COUNTS) for ratio in _RATIOS}
+        elif name in _OF_LESIONS:
+            found[name] = [name, _OF_LESIONS[name]]
+        elif name in _OF_LESIONS.values():
+            continue
         elif name.endswith("/rank"):
             found[name.removesuffix("rank") + "median_rank"] = [name]
         else:
@@ -143,6 +151,8 @@ def _difference(
     if name in _RATIOS:
         above, below = (np.array(weights) for weights in _RATIOS[name])
         sides = [(values @ above, values @ below) for values in pair]
+    elif name in _OF_LESIONS:
+        sides = [(values[:, 0] * values[:, 1], values[:, 1]) for values in pair]
     else:
         sides = [(values[:, 0], np.ones(len(values))) for values in pair]
     first, second = (float(a.sum() / b.sum()) if b.sum() else float("nan") for a, b in sides)

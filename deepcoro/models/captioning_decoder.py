@@ -5,6 +5,7 @@ Letters: B clips (or studies), R texts, L text tokens, M video tokens, H heads, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import cast
 
 import torch
@@ -64,14 +65,23 @@ class DecoderBlock(nn.Module):
         after the other. ``own_mask`` [R, 1, L, L] stands for the causal one."""
         if isinstance(memory, Tensor):  # made in here: a sharded block has its weights only while it runs
             memory = self.cross_attention.keys_values(memory)
+        x = self._read_text(x, past, own_mask)
+        queries = self.norm2(x).reshape(len(memory[0]), -1, x.shape[-1])  # texts of a clip share its keys and values
+        x = x + self.dropout(self.cross_attention(queries, memory, mask=memory_mask)).reshape_as(x)
+        return x + self.dropout(self.feed_forward(self.norm3(x)))
+
+    def attention(self, x: Tensor, memory: Tensor, memory_mask: Tensor | None) -> Tensor:
+        """Where each place of ``x`` [B, L, D] looks among the video's tokens [B, M, D'] in ``forward``:
+        [B, H, L, M]."""
+        key, _ = self.cross_attention.keys_values(memory)
+        return self.cross_attention.weights(self.norm2(self._read_text(x)), key, memory_mask)
+
+    def _read_text(self, x: Tensor, past: PastText | None = None, own_mask: Tensor | None = None) -> Tensor:
         normed = self.norm1(x)
         own = self.self_attention.keys_values(normed)
         if past is not None:
             own = past.extend(own)
-        x = x + self.dropout(self.self_attention(normed, own, own_mask, causal=x.shape[1] > 1 and own_mask is None))
-        queries = self.norm2(x).reshape(len(memory[0]), -1, x.shape[-1])  # texts of a clip share its keys and values
-        x = x + self.dropout(self.cross_attention(queries, memory, mask=memory_mask)).reshape_as(x)
-        return x + self.dropout(self.feed_forward(self.norm3(x)))
+        return x + self.dropout(self.self_attention(normed, own, own_mask, causal=x.shape[1] > 1 and own_mask is None))
 
 
 class WritingState:
@@ -184,6 +194,16 @@ class CaptioningDecoder(nn.Module):
         for block in self._blocks():
             x = block(x, video_tokens, mask, own_mask=seen[:, None])
         return self.norm(x)
+
+    def attention(self, input_ids: Tensor, video_tokens: Tensor, video_mask: Tensor) -> Iterator[Tensor]:
+        """Where the decoder looks in the video while it reads a text: of each layer in turn [B, H, L, M], each row of
+        sum 1; one at a time, since those of all layers can be gigabytes. Arguments as for ``forward``; place l is where
+        it looks to say token l + 1. Costs an attention to the text more a layer than ``forward``; in training mode
+        dropout would take part."""
+        x, mask = self._embed(input_ids, 0), _attendable(video_mask)
+        for block in self._blocks():
+            yield block.attention(x, video_tokens, mask)
+            x = block(x, video_tokens, mask)
 
     @property
     def output_weight(self) -> Tensor:

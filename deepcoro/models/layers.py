@@ -51,6 +51,13 @@ class Attention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal, dropout_p=dropout)
 
+    def weights(self, x: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Where each of ``x`` [B, N, D] looks among ``key`` [B, H, M, D/H]: [B, H, N, M], of which each row sums to 1.
+        ``attend`` never makes them; this is for looking at."""
+        query = self.queries(x)
+        logits = full_precision(query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5)
+        return (logits if mask is None else logits.masked_fill(~mask, -torch.inf)).softmax(dim=-1)
+
     def merge(self, heads: Tensor) -> Tensor:
         """Heads [B, H, N, D/H] -> [B, N, D]."""
         return self.out(heads.transpose(1, 2).flatten(2))
@@ -118,10 +125,8 @@ class AttentionPool(nn.Module):
 
     def weights(self, tokens: Tensor) -> Tensor:
         """Where the probe looks: [B, N], the mean over the heads; each row sums to 1."""
-        query = self.attention.queries(self.probe.expand(len(tokens), -1, -1))
         key, _ = self.attention.keys_values(tokens)
-        logits = query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5
-        return full_precision(logits).softmax(dim=-1).mean(dim=1)[:, 0]
+        return self.attention.weights(self.probe.expand(len(tokens), -1, -1), key).mean(dim=1)[:, 0]
 
 
 def rotate(x: Tensor, rotary: Rotary | None) -> Tensor:

@@ -237,3 +237,14 @@ def test_a_tokenizer_that_does_not_frame_its_text_is_framed_or_refused():
 )
 def test_spacing_by_hand(spaced, tidy):
     assert tidy_spacing(spaced) == tidy
+
+
+def test_offsets_tell_which_characters_a_token_stands_for(report_tokenizer):
+    text = "Proximal LAD: 80% stenosis (severe). Mid LAD: normal."
+    offsets = report_tokenizer.offsets(text)
+    (row,), (length,), (given,), _ = report_tokenizer.encode_after(["Cap:"], [text])
+    assert len(offsets) == length - given and offsets[-1] == (0, 0)
+    assert "".join(text[begin:end] for begin, end in offsets) == text.replace(" ", "")
+    for (begin, end), token in zip(offsets[:-1], row[given : length - 1].tolist(), strict=True):
+        assert report_tokenizer.decode([token]).removeprefix("##").lower() == text[begin:end].lower()
+    assert len(report_tokenizer.offsets(70 * "normal ")) == 63  # cut, as the text is

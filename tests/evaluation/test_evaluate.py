@@ -40,7 +40,13 @@ def data(make_dataset, tmp_path_factory):
         for n in range(10)
     ]
     videos = [
-        {"video_id": f"v{n:02}", "study_id": f"s{n // 2}", "coronary_tree": ("left", "right")[n % 2]} for n in range(20)
+        {
+            "video_id": f"v{n:02}",
+            "study_id": f"s{n // 2}",
+            "coronary_tree": ("left", "right")[n % 2],
+            "boxes": [{"segment": "prox_lad", "frame": 12, "x0": 0.2, "y0": 0.2, "x1": 0.7, "y1": 0.7}] * (1 - n % 2),
+        }
+        for n in range(20)
     ]
     path = make_dataset(folder, studies, videos)
     (folder / "videos" / "v05.avi").write_bytes(b"")
@@ -109,6 +115,28 @@ def test_every_unit_stands_once_and_the_test_split_is_counted(run, data, capsys)
     assert f"second  {run}, checkpoint 3, trained weights" in capsys.readouterr().out
     with pytest.raises(CheckpointError, match="no checkpoint 4"):
         evaluate(run, "test", checkpoint=4)
+
+
+def test_lesions_are_asked_for_where_boxes_are_learnt(
+    some_ray, data, task_config, tiny_model, task_text_folder, tmp_path, capsys
+):
+    """An untrained model answers nothing that can be read, and what is chance is told."""
+    config = task_config(f"data.path={data}", "evaluation.batch_size=8", "evaluation.num_resamples=50")
+    load_tokenizer(str(task_text_folder)).save_pretrained(tmp_path / "tokenizer")
+    save_checkpoint(tmp_path, 1, tiny_model(config, 1), {"step": 1}, config, "made-for-tests")
+    metrics = evaluate(tmp_path, "test", num_neighbours=0, num_examples=0)
+    assert metrics["grounding/lesions"].value == metrics["grounding/pointed_lesions"].value == 4
+    assert metrics["grounding/unreadable"].value == 1
+    hit = metrics["grounding/hit_rate"]
+    assert (hit.value, hit.low, hit.high, hit.baseline) == (0, 0, 0, 1)  # all lesions lie in one place here
+    assert metrics["grounding/hit_rate_above_chance"].high == -1
+    assert 0 <= metrics["grounding/pointing"].value <= 1
+    frame = read_rows(tmp_path, "test")[0].to_pandas()
+    shown = [n % 4 == 2 for n in range(16)]
+    assert frame["grounding/hit_rate"].notna().tolist() == shown
+    pointing = np.average(frame["grounding/pointing"][shown], weights=frame["grounding/pointed_lesions"][shown])
+    assert metrics["grounding/pointing"].value == pytest.approx(pointing)
+    assert "grounding/hit_rate_above_chance" in capsys.readouterr().out
 
 
 def test_workers_together_have_every_unit_once_as_one_has(run, data, tiny_config, tiny_model, report_tokenizer):

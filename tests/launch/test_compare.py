@@ -128,3 +128,18 @@ def test_runs_of_other_tasks(run, capsys):
     assert f"Measured in one of them only: {MSE}." in capsys.readouterr().out
     with pytest.raises(UserError, match="share no metric on val"):
         compare(second, run("c", {MSE: np.ones(8)}))
+
+
+def test_grounding_is_compared_by_lesion(run):
+    """A unit's value is a mean over its lesions: one with three counts three times, one with none not at all."""
+    lesions = [3, 1, None, 1]
+    sides = [[1, 0, None, 0.5], [1 / 3, 0, None, 1]]
+    folders = [
+        run(name, {"grounding/hit_rate": values, "grounding/lesions": lesions, "grounding/pointing": values}
+            | {"grounding/pointed_lesions": [1, 1, None, None]})
+        for name, values in zip("ab", sides, strict=True)
+    ]  # fmt: skip
+    differences = compare(*folders)
+    assert differences.keys() == {"grounding/hit_rate", "grounding/pointing"}
+    assert differences["grounding/hit_rate"].value == pytest.approx((3 + 0.5) / 5 - (1 + 1) / 5)
+    assert differences["grounding/pointing"].value == pytest.approx(1 / 2 - 1 / 6)

@@ -72,3 +72,37 @@ def test_a_text_longer_than_the_positions_is_refused(decoder):
 def test_input_and_output_share_their_embedding():
     decoder = CaptioningDecoder(30, 16, 1, 2, 32, 12)
     assert not [name for name, p in decoder.named_parameters() if p.shape[0] == 30 and name != "token_embedding.weight"]
+
+
+def test_attention_is_the_softmax_of_the_cross_attention(decoder):
+    """By hand, from what each layer's cross-attention is given in an ordinary forward pass."""
+    text, (tokens, mask) = ids(), memory()
+    mask[1, 4:], mask[2] = False, False
+    given = []
+    hooks = [
+        block.cross_attention.register_forward_pre_hook(lambda _, inputs: given.append(inputs))
+        for block in decoder.blocks
+    ]
+    logits = decoder(text, tokens, mask)
+    for hook in hooks:
+        hook.remove()
+    found = list(decoder.attention(text, tokens, mask))
+    assert len(found) == len(given) == 2
+    for block, (queries, (keys, values)), weights in zip(decoder.blocks, given, found, strict=True):
+        part = block.cross_attention
+        assert weights.shape == (3, 2, 8, 7)
+        for row in range(3):
+            query = part.query(queries[row]).view(8, 2, 8)
+            for head in range(2):
+                scores = query[:, head] @ keys[row, head].T / 8**0.5
+                if row == 1:
+                    scores[:, 4:] = -torch.inf  # a row without any token may look at all of them: row 2
+                by_hand = scores.exp() / scores.exp().sum(dim=1, keepdim=True)
+                assert torch.allclose(weights[row, head], by_hand, atol=1e-12)
+        gathered = (weights @ values).transpose(1, 2).flatten(2)
+        assert torch.allclose(part.out(gathered), part(queries, (keys, values), _mask(mask)), atol=1e-12)
+    assert torch.equal(logits, decoder(text, tokens, mask))
+
+
+def _mask(mask):
+    return (mask | ~mask.any(dim=1, keepdim=True))[:, None, None]
