@@ -10,9 +10,11 @@ from tokenizers import BertWordPieceTokenizer, Tokenizer, decoders, models, norm
 from tokenizers.processors import TemplateProcessing
 from transformers import GPT2Config, GPT2LMHeadModel, LogitsProcessorList
 
+from deepcoro.config_writing import Writing
 from deepcoro.data.text import ReportTokenizer
 from deepcoro.errors import ConfigError
 from deepcoro.models.captioning_decoder import CaptioningDecoder
+from deepcoro.models.generation import generate
 from deepcoro.models.structured import ENDED, LOST, TokenAutomaton
 from deepcoro.models.structured_writing import StructuredReports
 from deepcoro.reports.automaton import ReportAutomaton
@@ -187,6 +189,20 @@ def test_a_generation_of_transformers_writes_reports(tokenizers, any_report, how
         **how,
     )
     for row in written.tolist():
+        assert ANY.read(words.decode(row)) is not None
+
+
+def test_beam_search_ends_long_reports_even_where_short_ones_are_favoured_most(tokenizers, any_report):
+    """At the lowest length_penalty a score is a log-probability times a length."""
+    words, automaton = tokenizers["small"], any_report["small"]
+    decoder, room = decoder_of(words.vocab_size), 250
+    video, mask = torch.randn(2, 3, 16, generator=torch.Generator().manual_seed(0)), torch.ones(2, 3, dtype=torch.bool)
+    writing = Writing(max_generation_length=room, num_beams=3, length_penalty=-1.0)
+    start, end, pad = words.start_id, words.end_id, words.pad_id
+    writer = LogitsProcessorList([StructuredReports(automaton, room)])
+    ids = generate(decoder, video, mask, start, end, pad, writing, writer).ids.tolist()
+    assert max(row.index(end) for row in ids) > 60
+    for row in ids:
         assert ANY.read(words.decode(row)) is not None
 
 
