@@ -19,7 +19,6 @@ from deepcoro.errors import ConfigError, DataError
 from deepcoro.reports.grammar import Finding, render_report
 from deepcoro.reports.vocabulary import tree_of
 
-
 _ANY_LENGTH = 2**31  # tokens
 
 
