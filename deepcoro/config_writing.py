@@ -14,12 +14,15 @@ class Writing(Section):
 
     max_generation_length: Annotated[int, Field(gt=0)] = 128  # tokens that are written at most, the end token counted
     do_sample: bool = False  # draw each token by its probability
-    temperature: Annotated[float, Field(gt=0)] = 1.0  # divides the logits that are drawn from: below 1 more careful
+    # Divides the logits that are drawn from: below 1 more careful. Below the least of it they would become infinite.
+    temperature: Annotated[float, Field(ge=1e-3)] = 1.0
     top_k: Annotated[int, Field(gt=0)] | None = None  # draw among the k most probable tokens; None: among all
     top_p: Annotated[float, Field(gt=0, lt=1)] | None = None  # among the fewest that have this probability together
     num_beams: Annotated[int, Field(gt=0)] = 1  # texts that are followed at once; the best of them is taken
     # The best has the largest log-probability / length ** length_penalty: 0 favours short texts, above 1 long ones.
-    length_penalty: Annotated[float, Field(ge=-10, le=10)] = 1.0
+    # Not below -1: transformers marks a text that is not there by -1e9, and a log-probability (-500 in 250 tokens, say)
+    # times length ** 3 is worth less than that, so that what is not even finished would be taken for the best.
+    length_penalty: Annotated[float, Field(ge=-1, le=10)] = 1.0
 
     @model_validator(mode="after")
     def _check_writing(self) -> Writing:

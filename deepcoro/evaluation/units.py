@@ -16,9 +16,9 @@ from deepcoro.config import Config
 from deepcoro.config_writing import Writing
 from deepcoro.data.caption_tasks import TASKS, prompt_ids
 from deepcoro.data.text import ReportTokenizer
+from deepcoro.evaluation.joining import join_texts
 from deepcoro.levels import rows_at_level
 from deepcoro.models.multitask import MultitaskModel
-from deepcoro.reports.grammar import parse_report
 
 if TYPE_CHECKING:
     from deepcoro.models.structured import TokenAutomaton
@@ -59,7 +59,8 @@ def write_texts(
 ) -> list[str]:
     """Texts [B] of units with video ``tokens`` [B*V, N, D], views ``valid`` [B, V] taken as ``views_at`` [B, V, 3].
 
-    Where the model writes about clips by themselves, a unit's text is that of its clips (``join_texts``).
+    Where the model writes about clips by themselves, a unit's text is that of its clips (``join_texts``). A unit
+    without any clip has an empty one.
 
     Args:
         writing: how; ``None``: as the config's captioning section says.
@@ -67,7 +68,7 @@ def write_texts(
     texts = [words.decode(row) for row in write_row_ids(model, words, tokens, valid, views_at, writing).tolist()]
     if len(texts) == len(valid):
         return texts
-    return [join_texts(of_clips) for of_clips in texts_by_unit(texts, valid)]
+    return [join_texts(of_clips).text for of_clips in texts_by_unit(texts, valid)]
 
 
 def write_row_ids(
@@ -88,9 +89,13 @@ def write_row_ids(
     assert model.captioning_decoder is not None
     how = writing or model.config.captioning
     memory, mask = model.memory(tokens, valid, views_at)
+    there = mask.any(dim=1).tolist()
+    if not all(there):  # clips that only fill up a study would be written about to the greatest length
+        rows = torch.tensor(there, device=mask.device)
+        memory, mask = memory[rows], mask[rows]
     prompt = torch.tensor(prompt_ids(words, model.config.captioning), device=memory.device)
     keeper = keep_to_reports(words, model.config, how)
-    return generate(
+    written = generate(
         model.captioning_decoder,
         memory,
         mask,
@@ -100,6 +105,11 @@ def write_row_ids(
         how,
         None if keeper is None else LogitsProcessorList([keeper]),
     ).ids
+    if all(there):
+        return written
+    ids = written.new_full((len(there), written.shape[1]), words.pad_id)
+    ids[rows] = written
+    return ids
 
 
 def texts_by_unit(texts: Sequence[str], valid: Tensor) -> list[list[str | None]]:
@@ -136,19 +146,3 @@ def report_automaton(words: ReportTokenizer, config: Config) -> TokenAutomaton:
 
     prefix = f"{TASKS['report']} " if config.captioning.tasks.in_use else ""
     return reports_of_units(words, config.level("captioning") == "study", prefix)
-
-
-def join_texts(texts: Sequence[str | None]) -> str:
-    """Texts of one study's clips -> one: those of ``chosen_texts``, one after the other."""
-    return " ".join(chosen_texts(texts))
-
-
-def chosen_texts(texts: Sequence[str | None]) -> list[str]:
-    """Of texts of one study's clips those that its report is made of: of each tree what most of its clips say, or the
-    first of what equally many say, so that no report contradicts itself. What names no tree is said as it stands,
-    once."""
-    said: dict[str, list[str]] = {}
-    for text in texts:
-        if text is not None:
-            said.setdefault(parse_report(text).tree or text, []).append(text)
-    return [max(of_tree, key=of_tree.count) for of_tree in said.values()]

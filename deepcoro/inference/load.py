@@ -18,7 +18,7 @@ from deepcoro.config import Config
 from deepcoro.config_writing import Writing
 from deepcoro.data.caption_tasks import Region
 from deepcoro.data.text import ReportTokenizer
-from deepcoro.errors import ConfigError
+from deepcoro.errors import CheckpointError, ConfigError
 from deepcoro.evaluation.pointing import write_regions
 from deepcoro.evaluation.units import write_texts
 from deepcoro.models.multitask import MultitaskModel
@@ -118,6 +118,8 @@ class TrainedModel:
                 f"{clip.dtype}"
             )
         valid = torch.ones(clip.shape[:2], dtype=torch.bool) if valid is None else valid
+        if valid.dtype != torch.bool:
+            raise ValueError(f"expected valid [B, V] of bool, true where there is a view, received {valid.dtype}")
         if valid.shape != clip.shape[:2] or not valid.any(dim=1).all():
             raise ValueError(
                 f"expected valid [B, V] of shape {tuple(clip.shape[:2])} with a clip in each row, received "
@@ -143,11 +145,17 @@ def load(run: str | Path, checkpoint: str | int = "newest", weights: Weights | N
             average where there is one, which is what the run itself measured.
 
     Raises:
-        CheckpointError: there is none, it is damaged, or has no average of the weights.
+        CheckpointError: there is none, it is damaged, or has no average of the weights; or one is chosen where
+            ``run`` is one already.
     """
     folder = Path(run)
     if not (folder / "manifest.json").exists():
         folder = find_checkpoint(folder, checkpoint)
+    elif checkpoint != "newest":
+        raise CheckpointError(
+            f"{folder} is a checkpoint itself, and {checkpoint!r} would choose one among those of a run; leave it out, "
+            "or give the run's folder"
+        )
     chosen = choose_weights(folder, weights)
     model, config = load_model(folder, chosen)
     tokenizer = None

@@ -19,9 +19,9 @@ from deepcoro.data.tables import Units
 from deepcoro.data.text import ReportTokenizer
 from deepcoro.errors import ConfigError
 from deepcoro.evaluation.certainty import unit_probabilities
+from deepcoro.evaluation.joining import join_texts
 from deepcoro.evaluation.pointing import write_regions
 from deepcoro.evaluation.units import (
-    chosen_texts,
     keep_to_reports,
     report_automaton,
     texts_by_unit,
@@ -133,11 +133,11 @@ class ReportWriter:
         ids = write_row_ids(model, self.words, *seen).tolist()
         by_unit = texts_by_unit([self.words.decode(row) for row in ids], seen[1])
         cut = {self.words.decode(row) for row in ids if self.words.end_id not in row}
-        several = [chosen_texts(texts) if len(texts) > 1 else texts for texts in by_unit]
-        chosen = [[text for text in texts if text] for texts in several]
+        joined = [join_texts(texts) for texts in by_unit]
+        chosen = [report.parts for report in joined]
         found: list[dict[str, Any]] = []
-        for texts in chosen:
-            text = " ".join(texts)
+        for report, texts in zip(joined, chosen, strict=True):
+            text = report.text
             problems = [] if text else ["the model wrote an empty report"]
             if text and not cut.isdisjoint(texts):
                 problems.append(f"the report was cut off after {len(ids[0])} tokens (captioning.max_generation_length)")
@@ -155,13 +155,14 @@ class ReportWriter:
         chosen: Sequence[Sequence[str]],
         seen: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     ) -> None:
-        """Of each text that a report is made of, asked of the first clip that says it."""
+        """Of each text that a report is made of, asked of the first clip that says it, or, of one that no clip says so
+        (``join_texts``), of the first that tells of its tree."""
         of_unit, asked, rows = [], [], []
         for unit, (of_rows, texts) in enumerate(zip(by_unit, chosen, strict=True)):
             for text in texts:
                 of_unit.append(unit)
                 asked.append(text)
-                rows.append(unit * len(of_rows) + of_rows.index(text))
+                rows.append(unit * len(of_rows) + _first_that_says(of_rows, text))
         if not asked:
             return
         tokens, valid, views_at = seen
@@ -194,7 +195,7 @@ class ReportWriter:
         for unit, (of_rows, texts) in enumerate(zip(by_unit, chosen, strict=True)):
             of_unit = units.video_rows(int(positions[unit]))
             for view, text in enumerate(of_rows):
-                if text is None or text not in texts:
+                if not text or text not in texts:
                     continue
                 for finding in parse_report(text).findings:
                     if can_be_seen(finding):
@@ -216,6 +217,14 @@ class ReportWriter:
         x0, x1 = ((crop.x0 + edge * crop.side) / video["width"] for edge in region.box[::2])
         y0, y1 = ((crop.y0 + edge * crop.side) / video["height"] for edge in region.box[1::2])
         return PlacedBox(video["video_id"], region.segment, int(indices[region.frame]), x0, y0, x1, y1)
+
+
+def _first_that_says(texts: Sequence[str | None], text: str) -> int:
+    """The place of the first of ``texts`` that is ``text``, or else of the first of the same tree."""
+    if text in texts:
+        return texts.index(text)
+    tree = parse_report(text).tree
+    return next(place for place, other in enumerate(texts) if other and parse_report(other).tree == tree)
 
 
 def is_blank(clip: np.ndarray) -> np.ndarray:

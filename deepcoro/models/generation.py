@@ -67,10 +67,16 @@ def generate(
         log_probs: return them too; costs one more pass over what was written.
 
     Raises:
-        ValueError: shapes that do not fit, a token outside the vocabulary, or more given tokens than positions.
+        ValueError: shapes or types that do not fit, video tokens that are not finite, a token outside the vocabulary,
+            more given tokens than positions, or beam search among fewer than 2 tokens.
     """
     writing = writing or Writing()
     prompt = _prompt(start, video_tokens, video_mask, end_id, pad_id, decoder)
+    if writing.num_beams > 1 and decoder.token_embedding.num_embeddings < 2:
+        raise ValueError(
+            f"num_beams is {writing.num_beams} and the decoder has 1 token: beam search goes on with 2 tokens of each "
+            "text at least; set num_beams to 1"
+        )
     given, positions = prompt.shape[1], decoder.position_embedding.num_embeddings
     places = min(writing.max_generation_length, positions - given + 1)  # the last token needs no position: none follows
     if len(prompt) == 0:
@@ -82,6 +88,7 @@ def generate(
     with _drawing_from(generator if writing.do_sample else None, prompt.device):
         ids = writer.generate(
             prompt,
+            attention_mask=torch.ones_like(prompt),  # all given tokens count; without it transformers warns and guesses
             generation_config=config,
             logits_processor=processors,
             synced_gpus=False,  # workers that write different numbers of texts must not wait for each other
@@ -168,6 +175,15 @@ def _prompt(
         raise ValueError(
             f"expected video tokens [B, M, D'] with a mask [B, M], M 1 or more, received {tuple(video_tokens.shape)} "
             f"and {tuple(video_mask.shape)}"
+        )
+    if video_mask.dtype != torch.bool:
+        raise ValueError(f"expected a mask of bool, true where there is a video token, received {video_mask.dtype}")
+    if not bool(video_tokens.isfinite().all()):  # or a text would be invented; one wait for a GPU
+        strange = (~video_tokens.isfinite()).flatten(1).any(dim=1).nonzero().flatten().tolist()
+        raise ValueError(
+            f"the video tokens of {len(strange)} of {len(video_tokens)} rows (the first is row {strange[0]}) are not "
+            "finite: a text written from them would say nothing about the video. Look whether the weights of the video "
+            "encoder are finite (else take an earlier checkpoint), and its activations (else do without 16 bits)"
         )
     rows, device = len(video_tokens), video_tokens.device
     prompt = torch.full((rows, 1), start, device=device) if isinstance(start, int) else start.to(device)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from deepcoro.data.tables import PreparedDataset
 from deepcoro.errors import CheckpointError, ConfigError, DataError
+from deepcoro.inference.load import load
 from deepcoro.launch.generate import generate
 from deepcoro.launch.generate_units import find_split, generate_study, generate_video
 from deepcoro.launch.writing import How
@@ -30,7 +31,6 @@ def test_each_clip_of_a_study_is_written_once_beside_the_truth(make_run, capsys)
 
 def test_what_is_written_is_what_the_model_writes_of_these_frames(make_run):
     from deepcoro.data.reader import UnitReader
-    from deepcoro.inference.load import load
 
     run = make_run()
     trained = load(run, 3)
@@ -39,6 +39,8 @@ def test_what_is_written_is_what_the_model_writes_of_these_frames(make_run):
     batch = UnitReader(trained.config, units, None, training=False).read(np.array([unit]), np.array([unit]))
     (row,) = generate_study(run, "s1", how=How(checkpoint="3"))
     assert [row.text] == trained.write_reports(torch.from_numpy(batch["clip"]))
+    with pytest.raises(ValueError, match=r"valid \[B, V\] of bool, .* received torch.int64"):
+        trained.write_reports(torch.from_numpy(batch["clip"]), torch.ones(1, 1, dtype=torch.long))
 
 
 def test_a_whole_study_is_one_text(make_run, capsys):
@@ -81,6 +83,11 @@ def test_a_filter_that_leaves_nothing_of_the_study_is_named(make_run):
 def test_a_run_without_captioning_or_without_that_checkpoint_is_refused(make_run):
     with pytest.raises(CheckpointError, match="no checkpoint '4'"):
         generate(make_run(), "s0", checkpoint="4")
+    folder = make_run() / "checkpoints" / "3"
+    assert load(folder).checkpoint == folder
+    for chosen in (5, "best"):
+        with pytest.raises(CheckpointError, match=f"is a checkpoint itself, and {chosen!r} would choose"):
+            load(folder, chosen)
     with pytest.raises(ConfigError, match="trained without captioning"):
         generate(make_run("loss.weights.captioning=0"), "s0")
 

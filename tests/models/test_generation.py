@@ -1,6 +1,7 @@
 """Writing with a cache, in batches and by beams gives what a decoder without any of that gives, one row at a time."""
 
 import itertools
+import logging
 
 import pytest
 import torch
@@ -165,7 +166,7 @@ def test_beam_search_ends_as_soon_as_no_better_text_can_come(terse):
     video, mask = memory(rows=1)
     calls = []
     hook = terse.norm.register_forward_hook(lambda *_: calls.append(1))
-    generate(terse, video, mask, START, END, PAD, Writing(max_generation_length=12, num_beams=2, length_penalty=-3.0))
+    generate(terse, video, mask, START, END, PAD, Writing(max_generation_length=12, num_beams=2, length_penalty=-1.0))
     hook.remove()
     assert len(calls) < 12
 
@@ -204,11 +205,51 @@ def test_no_rows_give_no_texts(decoder):
     assert generate(decoder, video[:0], mask[:0], START, END, PAD, Writing(num_beams=3)).log_probs is None
 
 
+def test_beams_need_two_tokens_and_may_be_more_than_there_are():
+    writing = Writing(max_generation_length=3, num_beams=5)
+    with pytest.raises(ValueError, match="num_beams is 5 and the decoder has 1 token"):
+        generate(made(1), *memory(), 0, None, 0, writing)
+    assert generate(made(2), *memory(), 0, None, 0, writing).ids.shape == (3, 3)
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_nothing_is_said_of_masks_and_padding(decoder, num_beams, caplog):
+    """Every given token counts, whichever it is."""
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    try:
+        for start, pad in ((PAD, PAD), (START, END)):
+            generate(
+                decoder,
+                *memory(),
+                start,
+                END,
+                pad,
+                Writing(max_generation_length=2, num_beams=num_beams),
+                log_probs=True,
+            )
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("how", [{}, {"num_beams": 3}, {"do_sample": True}])
+@pytest.mark.parametrize("strange", [torch.nan, torch.inf])
+def test_video_that_is_not_finite_gets_no_text(decoder, how, strange):
+    video, mask = memory(unequal=True)
+    video[1, -1, 3] = strange  # though it is masked: NaN times a weight of 0 is NaN
+    assert not mask[1, -1]
+    with pytest.raises(ValueError, match=r"of 1 of 3 rows \(the first is row 1\) are not finite"):
+        generate(decoder, video, mask, START, END, PAD, Writing(max_generation_length=3, **how))
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
         ({"video_mask": torch.ones(3, 6, dtype=torch.bool)}, r"mask \[B, M\].* received \(3, 7, 20\) and \(3, 6\)"),
         ({"video_tokens": torch.zeros(3, 0, 20), "video_mask": torch.ones(3, 0, dtype=torch.bool)}, "M 1 or more"),
+        ({"video_mask": torch.ones(3, 7, dtype=torch.long)}, "mask of bool, .* received torch.int64"),
+        ({"video_mask": torch.ones(3, 7)}, "mask of bool, .* received torch.float32"),
         ({"start": torch.full((2, 1), 5)}, r"each of the 3 texts starts with, .* received \(2, 1\) of torch.int64"),
         ({"start": torch.full((3, 0), 5)}, r"P 1 or more, received \(3, 0\)"),
         ({"start": torch.full((3, 1), 5.0)}, "received .* of torch.float32"),

@@ -10,9 +10,11 @@ from tokenizers import BertWordPieceTokenizer, Tokenizer, decoders, models, norm
 from tokenizers.processors import TemplateProcessing
 from transformers import GPT2Config, GPT2LMHeadModel, LogitsProcessorList
 
+from deepcoro.config_writing import Writing
 from deepcoro.data.text import ReportTokenizer
 from deepcoro.errors import ConfigError
 from deepcoro.models.captioning_decoder import CaptioningDecoder
+from deepcoro.models.generation import generate
 from deepcoro.models.structured import ENDED, LOST, TokenAutomaton
 from deepcoro.models.structured_writing import StructuredReports
 from deepcoro.reports.automaton import ReportAutomaton
@@ -190,21 +192,38 @@ def test_a_generation_of_transformers_writes_reports(tokenizers, any_report, how
         assert ANY.read(words.decode(row)) is not None
 
 
-def test_a_prefix_is_given_and_not_written(tokenizers):
-    words = tokenizers["byte_pairs"]  # where a word after a space is spelled otherwise than the first of a text
-    automaton = TokenAutomaton(ReportAutomaton.of(trees=["right"]), words, prefix="Report: ")
-    text = "Right coronary tree. RCA: normal."
-    ids = words.encode([f"Report: {text}"])[0][0].tolist()
-    given = len(automaton.prefix_ids)
+def test_beam_search_ends_long_reports_even_where_short_ones_are_favoured_most(tokenizers, any_report):
+    """At the lowest length_penalty a score is a log-probability times a length."""
+    words, automaton = tokenizers["small"], any_report["small"]
+    decoder, room = decoder_of(words.vocab_size), 250
+    video, mask = torch.randn(2, 3, 16, generator=torch.Generator().manual_seed(0)), torch.ones(2, 3, dtype=torch.bool)
+    writing = Writing(max_generation_length=room, num_beams=3, length_penalty=-1.0)
+    start, end, pad = words.start_id, words.end_id, words.pad_id
+    writer = LogitsProcessorList([StructuredReports(automaton, room)])
+    ids = generate(decoder, video, mask, start, end, pad, writing, writer).ids.tolist()
+    assert max(row.index(end) for row in ids) > 60
+    for row in ids:
+        assert ANY.read(words.decode(row)) is not None
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize("space", ["", " "])
+def test_a_prefix_is_given_and_a_report_after_it_spelled_as_in_training(tokenizers, name, space):
+    """Training spells each by itself: in byte-level BPE a word after a space would be another."""
+    words, text = tokenizers[name], "Right coronary tree. RCA: normal."
+    automaton = TokenAutomaton(ReportAutomaton.of(trees=["right"]), words, prefix=f"Report:{space}")
+    trained = words.encode_after(["Report:"], [text])
+    ids, given = trained.ids[0].tolist(), int(trained.prefix_length[0])
     assert ids[:given] == list(automaton.prefix_ids)
     assert automaton.run(ids[given:]) is ENDED
-    writer = StructuredReports(automaton, 40)
-    assert torch.isfinite(writer(torch.tensor([ids[:given]]), torch.zeros(1, words.vocab_size))).sum() == 1
+    writer = StructuredReports(automaton, 80)
+    scores = torch.zeros(1, words.vocab_size)
+    assert torch.isfinite(writer(torch.tensor([ids[:given]]), scores)).nonzero().tolist() == [[0, ids[given]]]
     with pytest.raises(ValueError, match="row 0 begins with"):
         other = [words.start_id, *ids[-2:-1] * (given - 1), *ids[given:-1]]  # another text of as many tokens
-        writer(torch.tensor([other]), torch.zeros(1, words.vocab_size))
+        writer(torch.tensor([other]), scores)
     with pytest.raises(ValueError, match="row 0 begins with"):
-        StructuredReports(automaton, 40)(torch.tensor([[*ids[:given], ids[-2]]]), torch.zeros(1, words.vocab_size))
+        StructuredReports(automaton, 80)(torch.tensor([[*ids[:given], ids[-2]]]), scores)
 
 
 def test_a_room_too_small_for_any_report_is_refused(tokenizers):
@@ -253,3 +272,19 @@ def test_a_tokenizer_that_joins_only_two_words_is_refused(tokenizers):
     start, end, pad = (joining.token_to_id(mark) for mark in ("[CLS]", "[SEP]", "[PAD]"))
     with pytest.raises(ConfigError, match="does not spell 'by PCI[,.]' word by word"):
         TokenAutomaton(ANY, ReportTokenizer(joining.to_str(), start, end, pad, 512))
+
+
+def test_a_tokenizer_that_puts_more_than_start_and_end_around_a_text_is_refused(tokenizers):
+    framing = Tokenizer.from_str(tokenizers["small"].__reduce__()[1][0])
+    start, more, end, pad = (framing.token_to_id(mark) for mark in ("[CLS]", "[MASK]", "[SEP]", "[PAD]"))
+    marks = [("[CLS]", start), ("[MASK]", more), ("[SEP]", end)]
+    framing.post_processor = TemplateProcessing(single="[CLS] [MASK] $A [SEP]", special_tokens=marks)
+    with pytest.raises(ConfigError, match=rf"puts the ids \[{start}, {more}, {end}\] around a text"):
+        TokenAutomaton(ANY, ReportTokenizer(framing.to_str(), start, end, pad, 512))
+
+
+@pytest.mark.parametrize("name", ["small", "lower_casing"])
+def test_where_texts_are_cut_changes_no_spelling(tokenizers, any_report, name):
+    cut = TokenAutomaton(ANY, ReportTokenizer(*tokenizers[name].__reduce__()[1][:4], 8))
+    for phrase in ("Left coronary tree.", "in-stent restenosis 100%,", "severe calcification."):
+        assert cut.spell(phrase) == any_report[name].spell(phrase)
