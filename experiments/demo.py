@@ -106,7 +106,7 @@ def prepare(
         num_frames=num_frames,
         fps=fps,
         num_processes=os.cpu_count() or 1,
-        on_progress=_say("phantom studies"),
+        on_progress=say("phantom studies"),
     )
     if not (data / "prepared" / "dataset.json").exists():
         ingest(
@@ -114,7 +114,7 @@ def prepare(
             data / "prepared",
             reports=phantom / "reports.parquet",
             videos=phantom / "videos.parquet",
-            progress=_say("DICOM files"),
+            progress=say("DICOM files"),
         )
     if not (data / "text_encoder").exists():
         reports = []
@@ -125,7 +125,8 @@ def prepare(
         save_small_text_encoder([*reports, *WORDS], data / "text_encoder", width=96)
 
 
-def _say(what: str):
+def say(what: str) -> Callable[[int, int], None]:
+    """What tells of progress every 10 s, and at the end."""
     last = [time.monotonic()]
 
     def show(done: int, total: int) -> None:

@@ -35,7 +35,7 @@ from deepcoro.reports.vocabulary import segments_of_tree
 
 VERSION = 1  # of the generator; a change of any pixel or finding raises it
 NUM_FRAMES = 24  # of a plain phantom's cine
-NO_PIXELS = ("num_studies", "val_fraction", "test_fraction", "masks")  # parameters that change no pixel
+NO_PIXELS = ("num_studies", "val_fraction", "test_fraction", "masks", "first")  # parameters that change no pixel
 FINISHED, UNFINISHED = "phantom.json", "phantom.unfinished.json"
 REPORTS_SCHEMA = pa.schema(
     [
@@ -71,10 +71,12 @@ class Recipe:
     val_fraction: float
     test_fraction: float
     masks: bool = False
+    first: int = 0
 
     def __post_init__(self) -> None:
         for name, low, high in (
             ("num_studies", 1, 999_999),
+            ("first", 0, 999_999 - self.num_studies),
             ("seed", 0, 2**63),
             ("size", 32, 1024),
             ("num_frames", 2, 1000),
@@ -101,6 +103,8 @@ class Recipe:
             del record["preset"]["realism"]  # plain phantoms are, and are called, what they were before there was any
         if not self.masks:
             del record["masks"]
+        if self.first == 0:
+            del record["first"]
         return record
 
     def study_uid(self, index: int) -> str:
@@ -140,6 +144,7 @@ def write_phantom(
     num_processes: int = 1,
     masks: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
+    first: int = 0,
 ) -> Summary:
     """Make a phantom archive in `output`.
 
@@ -158,6 +163,8 @@ def write_phantom(
         num_processes: 1 or more.
         masks: write a vessel mask for every cine as well.
         on_progress: called with (studies done, studies in all).
+        first: number of the first patient: two archives of different numbers have no patient in common, and can be
+            ingested into one dataset.
 
     Raises:
         UserError: a parameter is out of its range, or the output holds something else.
@@ -165,7 +172,7 @@ def write_phantom(
     preset = preset_named(preset) if isinstance(preset, str) else preset
     if num_frames is None:
         num_frames = preset.realism.num_frames if preset.realism else NUM_FRAMES
-    recipe = Recipe(num_studies, seed, preset, size, num_frames, float(fps), val_fraction, test_fraction, masks)
+    recipe = Recipe(num_studies, seed, preset, size, num_frames, float(fps), val_fraction, test_fraction, masks, first)
     if num_processes < 1:
         raise UserError(f"phantom num_processes must be 1 or more, got {num_processes}")
     output = Path(output)
@@ -180,7 +187,7 @@ def write_phantom(
     reports: list[dict[str, Any]] = []
     videos: list[dict[str, Any]] = []
     diseased = frames = 0
-    for report, of_study, of_frames in _in_order(make, num_studies, num_processes):
+    for report, of_study, of_frames in _in_order(make, range(first, first + num_studies), num_processes):
         reports.append({**report, "split": splits[len(reports)]})
         videos += of_study
         frames += of_frames
@@ -256,14 +263,15 @@ def write_study(index: int, recipe: Recipe, output: Path) -> tuple[dict[str, Any
     return report, videos, frames
 
 
-def _in_order(make: Callable[[int], Any], count: int, num_processes: int) -> Iterator[Any]:
-    """Yield make(0), make(1), ...; the processes are spawned, so that nothing of the caller leaks into them."""
+def _in_order(make: Callable[[int], Any], numbers: range, num_processes: int) -> Iterator[Any]:
+    """Yield make(number) of each; the processes are spawned, so that nothing of the caller leaks into them."""
     if num_processes == 1:
-        yield from map(make, range(count))
+        yield from map(make, numbers)
         return
+    count = len(numbers)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(num_processes, count), mp_context=context) as pool:
-        yield from pool.map(make, range(count), chunksize=max(1, min(8, count // (2 * num_processes))))
+        yield from pool.map(make, numbers, chunksize=max(1, min(8, count // (2 * num_processes))))
 
 
 def _complete(output: Path, how: dict[str, Any]) -> dict[str, Any] | None:

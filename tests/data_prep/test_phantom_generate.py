@@ -166,3 +166,16 @@ def test_command(tmp_path):
     assert result.exit_code == 0, result.output
     assert "1 studies" in result.output
     assert json.loads((tmp_path / "x" / "phantom.json").read_text())["how"]["size"] == 32
+
+
+def test_archives_of_other_patients_have_nobody_in_common(tmp_path):
+    whole = write_phantom(tmp_path / "whole", 4, size=32, num_frames=2, test_fraction=0.0, val_fraction=0.0)
+    later = write_phantom(
+        tmp_path / "later", 2, size=32, num_frames=2, test_fraction=0.0, val_fraction=0.0, first=2
+    )  # patients 2 and 3 of the same
+    assert (whole.num_studies, later.num_studies) == (4, 2)
+    found = pq.read_table(tmp_path / "later" / "reports.parquet").to_pylist()
+    assert found == pq.read_table(tmp_path / "whole" / "reports.parquet").to_pylist()[2:]
+    assert [row["patient_id"] for row in found] == ["PHANTOM-000002", "PHANTOM-000003"]
+    with pytest.raises(UserError, match="phantom first must be 0 to 999997, got -1"):
+        write_phantom(tmp_path / "none", 2, first=-1)
