@@ -4,9 +4,9 @@
     python -m experiments.visibility experiments/standard.py    # and can it be seen?
     python -m experiments.standard [--num-studies 1600] [--num-dense 1600] [section.field=value ...]
 
-The patients are standard phantoms, split as always; what is measured is measured on those of test. The training patients
-are joined by as many *dense* ones, in which no tree is healthy: in a standard cine most segments are, and a model that
-sees one diseased segment in twenty has to look at very many cines before it finds out what disease looks like.
+The patients are standard phantoms, split as always, and it is those of test that are measured. Those of train are joined
+by as many *dense* ones, in which no tree is healthy: in a standard cine most segments are, and a model that sees one
+diseased segment in twenty has to look at very many cines before it finds out what disease looks like.
 
 A small model learns to write the report of a cine and to put a box around a finding (LocCa's three tasks), beside the
 contrastive loss; masked modelling is left out, as it would take a third of the time. What it writes of the test

@@ -119,7 +119,7 @@ class _Writer(GenerationMixin, PreTrainedModel):
         return CausalLMOutputWithPast(logits=self.wrapped.go_on(input_ids, past_key_values).unsqueeze(1))
 
     def prepare_inputs_for_generation(  # type: ignore[override]
-        self, input_ids: Tensor, past_key_values: WritingState, **_: Any
+        self, input_ids: Tensor, past_key_values: WritingState, attention_mask: Tensor | None = None, **_: Any
     ) -> dict[str, Any]:
         """The tokens that the state has not seen; nothing else is needed."""
         return {"input_ids": input_ids[:, past_key_values.get_seq_length() :], "past_key_values": past_key_values}
