@@ -4,7 +4,7 @@
     python -m experiments.visibility experiments/standard.py    # and can it be seen?
     python -m experiments.standard [--num-studies 1600] [--num-dense 1600] [section.field=value ...]
 
-The patients are standard phantoms, split as always, and it is those of test that are measured. Those of train are joined
+The patients are standard phantoms, split as always, and those of test are what is measured. Those of train are joined
 by as many *dense* ones, in which no tree is healthy: in a standard cine most segments are, and a model that sees one
 diseased segment in twenty has to look at very many cines before it finds out what disease looks like.
 
