@@ -83,29 +83,35 @@ def dense() -> Preset:
 
 
 def prepare(num_studies: int, num_dense: int, seed: int) -> None:
-    """Standard phantoms, split by patient, and dense ones, all of them for training, in one dataset."""
+    """Standard phantoms, split by patient, and dense ones, all of them for training, in one dataset, and a text encoder
+    of its reports. What is complete is left as it is."""
     from data_prep.dicom.ingest import ingest
     from data_prep.phantom.generate import write_phantom
 
-    demo.prepare(DATA, experiment(), num_studies, seed, "standard", NUM_FRAMES, FPS)
-    if num_dense == 0 or len(PreparedDataset.open(str(DATA / "prepared")).studies) > num_studies:
-        return
-    size, cores = experiment().data.frame_size, os.cpu_count() or 1
-    made = (DATA / "phantom", DATA / "phantom_dense")
-    write_phantom(
-        made[1], num_dense, seed, dense(), size, NUM_FRAMES, FPS, 0, 0, cores,
-        on_progress=demo.say("dense phantom studies"), first=num_studies,
-    )  # fmt: skip
-    for table in ("reports", "videos"):  # of both: a table that is not there is a report that is not known
-        rows = [pq.read_table(folder / f"{table}.parquet") for folder in made]
-        pq.write_table(pa.concat_tables(rows), made[1] / f"{table}_of_both.parquet")
-    ingest(
-        made[1] / "dicom",
-        DATA / "prepared",
-        reports=made[1] / "reports_of_both.parquet",
-        videos=made[1] / "videos_of_both.parquet",
-        progress=demo.say("DICOM files"),
-    )
+    phantoms, size, cores = DATA / "phantoms", experiment().data.frame_size, os.cpu_count() or 1
+    held_out = {"val_fraction": 0.1, "test_fraction": 0.25}
+    archives: list[tuple[str, str | Preset, int, int, dict[str, float]]] = [
+        ("standard", "standard", num_studies, 0, held_out)
+    ]
+    if num_dense:
+        archives.append(("dense", dense(), num_dense, num_studies, dict.fromkeys(held_out, 0.0)))
+    for name, preset, number, first, split in archives:
+        write_phantom(
+            phantoms / name, number, seed, preset, size, NUM_FRAMES, FPS, num_processes=cores,
+            on_progress=demo.say(f"{name} phantom studies"), first=first, **split,
+        )  # fmt: skip
+    if not (DATA / "prepared" / "dataset.json").exists():
+        for table in ("reports", "videos"):
+            rows = [pq.read_table(phantoms / name / f"{table}.parquet") for name, *_ in archives]
+            pq.write_table(pa.concat_tables(rows), DATA / f"{table}.parquet")
+        ingest(
+            phantoms,
+            DATA / "prepared",
+            reports=DATA / "reports.parquet",
+            videos=DATA / "videos.parquet",
+            progress=demo.say("DICOM files"),
+        )
+    demo.make_text_encoder(DATA, experiment())
 
 
 def format_differences(run: Path, config: Config) -> str:
