@@ -89,16 +89,15 @@ def prepare(num_studies: int, num_dense: int, seed: int) -> None:
     from data_prep.phantom.generate import write_phantom
 
     phantoms, size, cores = DATA / "phantoms", experiment().data.frame_size, os.cpu_count() or 1
-    held_out = {"val_fraction": 0.1, "test_fraction": 0.25}
-    archives: list[tuple[str, str | Preset, int, int, dict[str, float]]] = [
-        ("standard", "standard", num_studies, 0, held_out)
+    archives: list[tuple[str, str | Preset, int, int, tuple[float, float]]] = [
+        ("standard", "standard", num_studies, 0, (0.1, 0.25))
     ]
     if num_dense:
-        archives.append(("dense", dense(), num_dense, num_studies, dict.fromkeys(held_out, 0.0)))
-    for name, preset, number, first, split in archives:
+        archives.append(("dense", dense(), num_dense, num_studies, (0.0, 0.0)))
+    for name, preset, number, first, held_out in archives:
         write_phantom(
-            phantoms / name, number, seed, preset, size, NUM_FRAMES, FPS, num_processes=cores,
-            on_progress=demo.say(f"{name} phantom studies"), first=first, **split,
+            phantoms / name, number, seed, preset, size, NUM_FRAMES, FPS, *held_out, num_processes=cores,
+            on_progress=demo.say(f"{name} phantom studies"), first=first,
         )  # fmt: skip
     if not (DATA / "prepared" / "dataset.json").exists():
         for table in ("reports", "videos"):
