@@ -84,14 +84,10 @@ def prepare(
     num_studies: int,
     seed: int,
     preset: str | Preset = "easy",
-    num_frames: int = 16,
-    fps: float = 10.0,
 ) -> None:
-    """Phantom DICOM files, the prepared dataset, and a text encoder with a tokenizer of the training reports (of cines,
-    and of studies where those are units) and of the words of the captioning tasks, in the folder ``data``.
+    """Phantom DICOM files, the prepared dataset, and a text encoder (``make_text_encoder``) in the folder ``data``.
 
-    What is complete is left as it is. Cines have the config's frame size, and last as long as ``num_frames`` at
-    ``fps``.
+    What is complete is left as it is.
     """
     from data_prep.dicom.ingest import ingest  # here, so that the experiment alone loads without data_prep
     from data_prep.phantom.generate import write_phantom
@@ -102,9 +98,9 @@ def prepare(
         num_studies,
         seed=seed,
         preset=preset,
-        size=config.data.frame_size,
-        num_frames=num_frames,
-        fps=fps,
+        size=96,
+        num_frames=16,
+        fps=10.0,
         num_processes=os.cpu_count() or 1,
         on_progress=say("phantom studies"),
     )
@@ -116,13 +112,20 @@ def prepare(
             videos=phantom / "videos.parquet",
             progress=say("DICOM files"),
         )
-    if not (data / "text_encoder").exists():
-        reports = []
-        for kind in dict.fromkeys(("video", config.data.unit)):
-            units = PreparedDataset.open(str(data / "prepared")).units("train", kind)
-            reader = UnitReader(config, units, None, training=False)
-            reports += [text for unit in range(len(units)) if (text := reader.text(unit))]
-        save_small_text_encoder([*reports, *WORDS], data / "text_encoder", width=96)
+    make_text_encoder(data, config)
+
+
+def make_text_encoder(data: Path, config: Config) -> None:
+    """A text encoder with a tokenizer of the training reports of ``data/prepared`` (of cines, and of studies where
+    those are units) and of the words of the captioning tasks, in ``data/text_encoder``; one that is there is left."""
+    if (data / "text_encoder").exists():
+        return
+    reports = []
+    for kind in dict.fromkeys(("video", config.data.unit)):
+        units = PreparedDataset.open(str(data / "prepared")).units("train", kind)
+        reader = UnitReader(config, units, None, training=False)
+        reports += [text for unit in range(len(units)) if (text := reader.text(unit))]
+    save_small_text_encoder([*reports, *WORDS], data / "text_encoder", width=96)
 
 
 def say(what: str) -> Callable[[int, int], None]:

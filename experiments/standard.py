@@ -4,7 +4,7 @@
     python -m experiments.visibility experiments/standard.py    # and can it be seen?
     python -m experiments.standard [--num-studies 1600] [--num-dense 1600] [section.field=value ...]
 
-The patients are standard phantoms, split as always, and it is those of test that are measured. Those of train are joined
+The patients are standard phantoms, split as always, and those of test are what is measured. Those of train are joined
 by as many *dense* ones, in which no tree is healthy: in a standard cine most segments are, and a model that sees one
 diseased segment in twenty has to look at very many cines before it finds out what disease looks like.
 
@@ -83,29 +83,34 @@ def dense() -> Preset:
 
 
 def prepare(num_studies: int, num_dense: int, seed: int) -> None:
-    """Standard phantoms, split by patient, and dense ones, all of them for training, in one dataset."""
+    """Standard phantoms, split by patient, and dense ones, all of them for training, in one dataset, and a text encoder
+    of its reports. What is complete is left as it is."""
     from data_prep.dicom.ingest import ingest
     from data_prep.phantom.generate import write_phantom
 
-    demo.prepare(DATA, experiment(), num_studies, seed, "standard", NUM_FRAMES, FPS)
-    if num_dense == 0 or len(PreparedDataset.open(str(DATA / "prepared")).studies) > num_studies:
-        return
-    size, cores = experiment().data.frame_size, os.cpu_count() or 1
-    made = (DATA / "phantom", DATA / "phantom_dense")
-    write_phantom(
-        made[1], num_dense, seed, dense(), size, NUM_FRAMES, FPS, 0, 0, cores,
-        on_progress=demo.say("dense phantom studies"), first=num_studies,
-    )  # fmt: skip
-    for table in ("reports", "videos"):  # of both: a table that is not there is a report that is not known
-        rows = [pq.read_table(folder / f"{table}.parquet") for folder in made]
-        pq.write_table(pa.concat_tables(rows), made[1] / f"{table}_of_both.parquet")
-    ingest(
-        made[1] / "dicom",
-        DATA / "prepared",
-        reports=made[1] / "reports_of_both.parquet",
-        videos=made[1] / "videos_of_both.parquet",
-        progress=demo.say("DICOM files"),
-    )
+    phantoms, size, cores = DATA / "phantoms", experiment().data.frame_size, os.cpu_count() or 1
+    archives: list[tuple[str, str | Preset, int, int, tuple[float, float]]] = [
+        ("standard", "standard", num_studies, 0, (0.1, 0.25))
+    ]
+    if num_dense:
+        archives.append(("dense", dense(), num_dense, num_studies, (0.0, 0.0)))
+    for name, preset, number, first, held_out in archives:
+        write_phantom(
+            phantoms / name, number, seed, preset, size, NUM_FRAMES, FPS, *held_out, num_processes=cores,
+            on_progress=demo.say(f"{name} phantom studies"), first=first,
+        )  # fmt: skip
+    if not (DATA / "prepared" / "dataset.json").exists():
+        for table in ("reports", "videos"):
+            rows = [pq.read_table(phantoms / name / f"{table}.parquet") for name, *_ in archives]
+            pq.write_table(pa.concat_tables(rows), DATA / f"{table}.parquet")
+        ingest(
+            phantoms,
+            DATA / "prepared",
+            reports=DATA / "reports.parquet",
+            videos=DATA / "videos.parquet",
+            progress=demo.say("DICOM files"),
+        )
+    demo.make_text_encoder(DATA, experiment())
 
 
 def format_differences(run: Path, config: Config) -> str:
