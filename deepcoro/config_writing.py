@@ -19,8 +19,8 @@ class Writing(Section):
     top_p: Annotated[float, Field(gt=0, lt=1)] | None = None  # among the fewest that have this probability together
     num_beams: Annotated[int, Field(gt=0)] = 1  # texts that are followed at once; the best of them is taken
     # The best has the largest log-probability / length ** length_penalty: 0 favours short texts, above 1 long ones.
-    # Not below -1: transformers marks a text that is not there by -1e9, and a report's log-probability (-500, say, in 250
-    # tokens) times length ** 3 is worth less than that, so that what is not even finished would be taken for the best.
+    # Not below -1: transformers marks a text that is not there by -1e9, and a log-probability (-500 in 250 tokens, say)
+    # times length ** 3 is worth less than that, so that what is not even finished would be taken for the best.
     length_penalty: Annotated[float, Field(ge=-1, le=10)] = 1.0
 
     @model_validator(mode="after")

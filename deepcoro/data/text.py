@@ -19,6 +19,8 @@ from deepcoro.errors import ConfigError, DataError
 from deepcoro.reports.grammar import Finding, render_report
 from deepcoro.reports.vocabulary import tree_of
 
+_ANY_LENGTH = 2**31  # tokens
+
 
 class Encoded(NamedTuple):
     """Texts as ids: see ``ReportTokenizer.encode_after``."""
@@ -113,6 +115,10 @@ class ReportTokenizer:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (ReportTokenizer, self._state)
+
+    def uncut(self) -> ReportTokenizer:
+        """The same without a longest text."""
+        return ReportTokenizer(*self._state[:4], max_length=_ANY_LENGTH)
 
     @property
     def vocab_size(self) -> int:

@@ -39,6 +39,10 @@ class Words(Protocol):
         """Texts -> ids [B, L] between start and end, padded, and lengths [B]."""
         ...
 
+    def uncut(self) -> Words:
+        """The same, of texts of any length."""
+        ...
+
     def prompt(self, *texts: str) -> list[int]:
         """The start token and the ids of ``texts``, each by itself."""
         ...
@@ -93,11 +97,14 @@ class TokenAutomaton:
             by itself, as training spells them (``ReportTokenizer.encode_after``); a space between them is in neither.
 
     Raises:
-        ConfigError: the tokenizer does not know a word, or does not spell a text word by word.
+        ConfigError: the tokenizer does not know a word, does not spell a text word by word, or puts more around it than
+            a start and an end token.
     """
 
     def __init__(self, automaton: ReportAutomaton, words: Words, prefix: str = "") -> None:
         self.automaton, self.words = automaton, words
+        self._uncut = words.uncut()  # where texts for training are cut says nothing of how a word is spelled
+        self._refuse_other_frames()
         self.prefix_ids: tuple[int, ...] = tuple(words.prompt(prefix.rstrip()))
         openings = {phrase.split()[0] for phrase in _phrases(automaton, [automaton.start])}
         phrases = _phrases(automaton, automaton.states())
@@ -232,7 +239,7 @@ class TokenAutomaton:
 
     def _ids(self, text: str) -> tuple[int, ...]:
         """Start token and text, without the end token."""
-        rows, lengths = self.words.encode([text])
+        rows, lengths = self._uncut.encode([text])
         return tuple(int(token) for token in rows[0][: int(lengths[0]) - 1])
 
     def _spell(self, words: set[str], before: str, space: str) -> dict[str, tuple[int, ...]]:
@@ -263,9 +270,18 @@ class TokenAutomaton:
         for _ in range(_NUM_TRIED):
             text = self.automaton.random_text(chance)
             ids = (self.words.start_id, *self.spell(text, first=True))
-            written = self._ids(text)  # may be cut at the longest text of the tokenizer
-            if written != ids[: len(written)] or self.words.decode(ids).lower() != text.lower():
+            if self._ids(text) != ids or self.words.decode(ids).lower() != text.lower():
                 raise self._not_word_by_word(text)
+
+    def _refuse_other_frames(self) -> None:
+        rows, lengths = self._uncut.encode([""])
+        frame, wanted = [int(token) for token in rows[0][: int(lengths[0])]], [self.words.start_id, self.words.end_id]
+        if frame != wanted:
+            raise ConfigError(
+                f"the tokenizer cannot write structured reports: it puts the ids {frame} around a text, and only a "
+                f"start and an end token ({wanted}) may stand there. Give it a post-processor that does that, or write "
+                "without captioning.structured"
+            )
 
     def _not_word_by_word(self, text: str) -> ConfigError:
         return ConfigError(

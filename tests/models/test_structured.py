@@ -272,3 +272,19 @@ def test_a_tokenizer_that_joins_only_two_words_is_refused(tokenizers):
     start, end, pad = (joining.token_to_id(mark) for mark in ("[CLS]", "[SEP]", "[PAD]"))
     with pytest.raises(ConfigError, match="does not spell 'by PCI[,.]' word by word"):
         TokenAutomaton(ANY, ReportTokenizer(joining.to_str(), start, end, pad, 512))
+
+
+def test_a_tokenizer_that_puts_more_than_start_and_end_around_a_text_is_refused(tokenizers):
+    framing = Tokenizer.from_str(tokenizers["small"].__reduce__()[1][0])
+    start, more, end, pad = (framing.token_to_id(mark) for mark in ("[CLS]", "[MASK]", "[SEP]", "[PAD]"))
+    marks = [("[CLS]", start), ("[MASK]", more), ("[SEP]", end)]
+    framing.post_processor = TemplateProcessing(single="[CLS] [MASK] $A [SEP]", special_tokens=marks)
+    with pytest.raises(ConfigError, match=rf"puts the ids \[{start}, {more}, {end}\] around a text"):
+        TokenAutomaton(ANY, ReportTokenizer(framing.to_str(), start, end, pad, 512))
+
+
+@pytest.mark.parametrize("name", ["small", "lower_casing"])
+def test_where_texts_are_cut_changes_no_spelling(tokenizers, any_report, name):
+    cut = TokenAutomaton(ANY, ReportTokenizer(*tokenizers[name].__reduce__()[1][:4], 8))
+    for phrase in ("Left coronary tree.", "in-stent restenosis 100%,", "severe calcification."):
+        assert cut.spell(phrase) == any_report[name].spell(phrase)
