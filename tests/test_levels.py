@@ -9,7 +9,7 @@ from deepcoro.data.pipeline import batches_of
 from deepcoro.data.reader import UnitReader
 from deepcoro.data.tables import PreparedDataset
 from deepcoro.evaluation.evaluator import predict, summarise
-from deepcoro.evaluation.units import embed_unit_texts, join_texts, write_texts
+from deepcoro.evaluation.units import embed_unit_texts, write_texts
 from deepcoro.levels import rows_at_level
 from deepcoro.losses.multitask import MultitaskLoss
 from deepcoro.training.optim import build_optimizer
@@ -225,12 +225,6 @@ def test_texts_of_clips_are_joined(tiny_config, tiny_model, batch_of, report_tok
         assert len(written) == 3
         single = write_texts(model, report_tokenizer, tokens[2:3], batch["valid"][1:2, :1], views_at[1:2, :1])
     assert written[1] == single[0]
-    assert join_texts(["A.", None, "B.", "A."]) == "A. B."
-    left, other, right = (
-        f"{tree} coronary tree. {said}" for tree, said in (("Left", "a."), ("Left", "b."), ("Right", "c."))
-    )
-    assert join_texts([left, right, other, other]) == f"{other} {right}"  # what most clips of a tree say
-    assert join_texts([left, right, other]) == f"{left} {right}"
 
 
 @pytest.mark.parametrize("levels", [STUDY, CLIPS])

@@ -5,7 +5,7 @@ Letters: B units, V views, N tokens of a clip, D width, E embedding.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,9 +16,9 @@ from deepcoro.config import Config
 from deepcoro.config_writing import Writing
 from deepcoro.data.caption_tasks import TASKS, prompt_ids
 from deepcoro.data.text import ReportTokenizer
+from deepcoro.evaluation.joining import join_texts
 from deepcoro.levels import rows_at_level
 from deepcoro.models.multitask import MultitaskModel
-from deepcoro.reports.grammar import parse_report
 
 if TYPE_CHECKING:
     from deepcoro.models.structured_writing import StructuredReports
@@ -105,13 +105,3 @@ def keep_to_reports(words: ReportTokenizer, config: Config, how: Writing) -> Str
     automaton = reports_of_units(words, config.level("captioning") == "study", prefix)
     room = part.max_position_embeddings - len(prompt_ids(words, part)) + 1
     return StructuredReports(automaton, min(how.max_generation_length, room))
-
-
-def join_texts(texts: Sequence[str | None]) -> str:
-    """Texts of one study's clips -> one: of each tree what most of its clips say, or the first of what equally many
-    say, so that no report contradicts itself. What names no tree is said as it stands, once."""
-    said: dict[str, list[str]] = {}
-    for text in texts:
-        if text is not None:
-            said.setdefault(parse_report(text).tree or text, []).append(text)
-    return " ".join(max(of_tree, key=of_tree.count) for of_tree in said.values())
