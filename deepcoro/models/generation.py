@@ -67,7 +67,8 @@ def generate(
         log_probs: return them too; costs one more pass over what was written.
 
     Raises:
-        ValueError: shapes that do not fit, a token outside the vocabulary, or more given tokens than positions.
+        ValueError: shapes or types that do not fit, video tokens that are not finite, a token outside the vocabulary,
+            more given tokens than positions, or beam search among fewer than 2 tokens.
     """
     writing = writing or Writing()
     prompt = _prompt(start, video_tokens, video_mask, end_id, pad_id, decoder)
@@ -168,6 +169,13 @@ def _prompt(
         raise ValueError(
             f"expected video tokens [B, M, D'] with a mask [B, M], M 1 or more, received {tuple(video_tokens.shape)} "
             f"and {tuple(video_mask.shape)}"
+        )
+    if not bool(video_tokens.isfinite().all()):  # or a text would be invented; one wait for a GPU
+        strange = (~video_tokens.isfinite()).flatten(1).any(dim=1).nonzero().flatten().tolist()
+        raise ValueError(
+            f"the video tokens of {len(strange)} of {len(video_tokens)} rows (the first is row {strange[0]}) are not "
+            "finite: a text written from them would say nothing about the video. Look whether the weights of the video "
+            "encoder are finite (else take an earlier checkpoint), and its activations (else do without 16 bits)"
         )
     rows, device = len(video_tokens), video_tokens.device
     prompt = torch.full((rows, 1), start, device=device) if isinstance(start, int) else start.to(device)

@@ -204,6 +204,16 @@ def test_no_rows_give_no_texts(decoder):
     assert generate(decoder, video[:0], mask[:0], START, END, PAD, Writing(num_beams=3)).log_probs is None
 
 
+@pytest.mark.parametrize("how", [{}, {"num_beams": 3}, {"do_sample": True}])
+@pytest.mark.parametrize("strange", [torch.nan, torch.inf])
+def test_video_that_is_not_finite_gets_no_text(decoder, how, strange):
+    video, mask = memory(unequal=True)
+    video[1, -1, 3] = strange  # though it is masked: NaN times a weight of 0 is NaN
+    assert not mask[1, -1]
+    with pytest.raises(ValueError, match=r"of 1 of 3 rows \(the first is row 1\) are not finite"):
+        generate(decoder, video, mask, START, END, PAD, Writing(max_generation_length=3, **how))
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
