@@ -80,6 +80,8 @@ class TrainedModel:
                 f"{clip.dtype}"
             )
         valid = torch.ones(clip.shape[:2], dtype=torch.bool) if valid is None else valid
+        if valid.dtype != torch.bool:
+            raise ValueError(f"expected valid [B, V] of bool, true where there is a view, received {valid.dtype}")
         if valid.shape != clip.shape[:2] or not valid.any(dim=1).all():
             raise ValueError(
                 f"expected valid [B, V] of shape {tuple(clip.shape[:2])} with a clip in each row, received "

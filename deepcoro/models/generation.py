@@ -170,6 +170,8 @@ def _prompt(
             f"expected video tokens [B, M, D'] with a mask [B, M], M 1 or more, received {tuple(video_tokens.shape)} "
             f"and {tuple(video_mask.shape)}"
         )
+    if video_mask.dtype != torch.bool:
+        raise ValueError(f"expected a mask of bool, true where there is a video token, received {video_mask.dtype}")
     if not bool(video_tokens.isfinite().all()):  # or a text would be invented; one wait for a GPU
         strange = (~video_tokens.isfinite()).flatten(1).any(dim=1).nonzero().flatten().tolist()
         raise ValueError(

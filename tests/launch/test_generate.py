@@ -48,6 +48,8 @@ def test_what_is_written_is_what_the_model_writes_of_these_frames(make_run):
     batch = UnitReader(trained.config, units, None, training=False).read(np.array([unit]), np.array([unit]))
     (row,) = generate(run, "s1", checkpoint="3")
     assert [row.written] == trained.write_reports(torch.from_numpy(batch["clip"]))
+    with pytest.raises(ValueError, match=r"valid \[B, V\] of bool, .* received torch.int64"):
+        trained.write_reports(torch.from_numpy(batch["clip"]), torch.ones(1, 1, dtype=torch.long))
 
 
 def test_a_whole_study_is_one_text(make_run):

@@ -219,6 +219,8 @@ def test_video_that_is_not_finite_gets_no_text(decoder, how, strange):
     [
         ({"video_mask": torch.ones(3, 6, dtype=torch.bool)}, r"mask \[B, M\].* received \(3, 7, 20\) and \(3, 6\)"),
         ({"video_tokens": torch.zeros(3, 0, 20), "video_mask": torch.ones(3, 0, dtype=torch.bool)}, "M 1 or more"),
+        ({"video_mask": torch.ones(3, 7, dtype=torch.long)}, "mask of bool, .* received torch.int64"),
+        ({"video_mask": torch.ones(3, 7)}, "mask of bool, .* received torch.float32"),
         ({"start": torch.full((2, 1), 5)}, r"each of the 3 texts starts with, .* received \(2, 1\) of torch.int64"),
         ({"start": torch.full((3, 0), 5)}, r"P 1 or more, received \(3, 0\)"),
         ({"start": torch.full((3, 1), 5.0)}, "received .* of torch.float32"),
