@@ -17,6 +17,7 @@ from deepcoro.errors import ConfigError
         ({"num_beams": 0}, "captioning.num_beams: .*greater than 0, got 0"),
         ({"do_sample": True, "top_p": 1.5}, "captioning.top_p: .*less than 1, got 1.5"),
         ({"do_sample": True, "top_k": 0}, "captioning.top_k: .*greater than 0, got 0"),
+        ({"do_sample": True, "temperature": 1e-4}, "captioning.temperature: .*greater than or equal to 0.001, got"),
         ({"num_beams": 2, "length_penalty": 11}, "captioning.length_penalty: .*less than or equal to 10, got 11"),
         ({"num_beams": 2, "length_penalty": -1.5}, "captioning.length_penalty: .*greater than or equal to -1, got"),
     ],
