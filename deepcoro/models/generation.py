@@ -72,6 +72,11 @@ def generate(
     """
     writing = writing or Writing()
     prompt = _prompt(start, video_tokens, video_mask, end_id, pad_id, decoder)
+    if writing.num_beams > 1 and decoder.token_embedding.num_embeddings < 2:
+        raise ValueError(
+            f"num_beams is {writing.num_beams} and the decoder has 1 token: beam search goes on with 2 tokens of each "
+            "text at least; set num_beams to 1"
+        )
     given, positions = prompt.shape[1], decoder.position_embedding.num_embeddings
     places = min(writing.max_generation_length, positions - given + 1)  # the last token needs no position: none follows
     if len(prompt) == 0:
@@ -83,6 +88,7 @@ def generate(
     with _drawing_from(generator if writing.do_sample else None, prompt.device):
         ids = writer.generate(
             prompt,
+            attention_mask=torch.ones_like(prompt),  # all given tokens count; without it transformers warns and guesses
             generation_config=config,
             logits_processor=processors,
             synced_gpus=False,  # workers that write different numbers of texts must not wait for each other
@@ -113,7 +119,7 @@ class _Writer(GenerationMixin, PreTrainedModel):
         return CausalLMOutputWithPast(logits=self.wrapped.go_on(input_ids, past_key_values).unsqueeze(1))
 
     def prepare_inputs_for_generation(  # type: ignore[override]
-        self, input_ids: Tensor, past_key_values: WritingState, **_: Any
+        self, input_ids: Tensor, past_key_values: WritingState, attention_mask: Tensor | None = None, **_: Any
     ) -> dict[str, Any]:
         """The tokens that the state has not seen; nothing else is needed."""
         return {"input_ids": input_ids[:, past_key_values.get_seq_length() :], "past_key_values": past_key_values}

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from transformers.generation import utils
 
 from deepcoro.config_writing import Writing
 from deepcoro.models.generation import generate
@@ -202,6 +203,25 @@ def test_no_rows_give_no_texts(decoder):
     written = generate(decoder, video[:0], mask[:0], START, END, PAD, log_probs=True)
     assert written.ids.shape == written.log_probs.shape == (0, 0)
     assert generate(decoder, video[:0], mask[:0], START, END, PAD, Writing(num_beams=3)).log_probs is None
+
+
+def test_beams_need_two_tokens_and_may_be_more_than_there_are():
+    writing = Writing(max_generation_length=3, num_beams=5)
+    with pytest.raises(ValueError, match="num_beams is 5 and the decoder has 1 token"):
+        generate(made(1), *memory(), 0, None, 0, writing)
+    assert generate(made(2), *memory(), 0, None, 0, writing).ids.shape == (3, 3)
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+@pytest.mark.parametrize(("start", "pad"), [(PAD, PAD), (START, END)])
+def test_nothing_is_said_of_masks_and_padding(decoder, num_beams, start, pad, monkeypatch):
+    """Every given token counts, whichever it is."""
+    said = []
+    for name in ("warning", "warning_once"):
+        monkeypatch.setattr(utils.logger, name, lambda *text: said.append(text))
+    writing = Writing(max_generation_length=2, num_beams=num_beams)
+    generate(decoder, *memory(), start, END, pad, writing, log_probs=True)
+    assert said == []
 
 
 @pytest.mark.parametrize("how", [{}, {"num_beams": 3}, {"do_sample": True}])
