@@ -16,6 +16,7 @@ from numbers import Integral
 from typing import Any
 
 from deepcoro.reports.vocabulary import (
+    DOMINANCES,
     SEGMENT_NAMES,
     SEGMENTS,
     TREES,
@@ -164,8 +165,11 @@ def render_report(findings: Iterable[Finding], dominance: str | None = None, tre
     """Write findings as text: of the whole study, or only what lies in ``tree`` (what one cine can show).
 
     Raises:
-        ValueError: two findings name one segment.
+        ValueError: two findings name one segment, or the dominance or tree is none that we know.
     """
+    for name, given, known in (("dominance", dominance, DOMINANCES), ("tree", tree, TREES)):
+        if given is not None and given not in known:
+            raise ValueError(f"{name} must be one of {known} or None, got {given!r}")
     by_segment: dict[str, Finding] = {}
     for finding in findings:
         if finding.segment in by_segment:
