@@ -16,7 +16,7 @@ from torch import Tensor
 from deepcoro.config import Config
 from deepcoro.config_writing import Writing
 from deepcoro.data.text import ReportTokenizer
-from deepcoro.errors import ConfigError
+from deepcoro.errors import CheckpointError, ConfigError
 from deepcoro.evaluation.units import write_texts
 from deepcoro.models.multitask import MultitaskModel
 from deepcoro.models.text_encoder import load_tokenizer
@@ -107,11 +107,17 @@ def load(run: str | Path, checkpoint: str | int = "newest", weights: Weights | N
             average where there is one, which is what the run itself measured.
 
     Raises:
-        CheckpointError: there is none, it is damaged, or has no average of the weights.
+        CheckpointError: there is none, it is damaged, or has no average of the weights; or one is chosen where
+            ``run`` is one already.
     """
     folder = Path(run)
     if not (folder / "manifest.json").exists():
         folder = find_checkpoint(folder, checkpoint)
+    elif checkpoint != "newest":
+        raise CheckpointError(
+            f"{folder} is a checkpoint itself, and {checkpoint!r} would choose one among those of a run; leave it out, or "
+            "give the run's folder"
+        )
     chosen = choose_weights(folder, weights)
     model, config = load_model(folder, chosen)
     tokenizer = None

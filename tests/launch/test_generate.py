@@ -7,6 +7,7 @@ import torch
 from deepcoro.data.tables import PreparedDataset
 from deepcoro.errors import CheckpointError, ConfigError, DataError
 from deepcoro.launch.generate import find_split, generate
+from deepcoro.inference.load import load
 from deepcoro.training.checkpoint import save_checkpoint
 
 
@@ -39,7 +40,6 @@ def test_each_clip_of_a_study_is_written_once_beside_the_truth(make_run, capsys)
 
 def test_what_is_written_is_what_the_model_writes_of_these_frames(make_run):
     from deepcoro.data.reader import UnitReader
-    from deepcoro.inference.load import load
 
     run = make_run()
     trained = load(run, 3)
@@ -91,5 +91,10 @@ def test_a_filter_that_leaves_nothing_of_the_study_is_named(make_run):
 def test_a_run_without_captioning_or_without_that_checkpoint_is_refused(make_run):
     with pytest.raises(CheckpointError, match="no checkpoint '4'"):
         generate(make_run(), "s0", checkpoint="4")
+    folder = make_run() / "checkpoints" / "3"
+    assert load(folder).checkpoint == folder
+    for chosen in (5, "best"):
+        with pytest.raises(CheckpointError, match=f"is a checkpoint itself, and {chosen!r} would choose"):
+            load(folder, chosen)
     with pytest.raises(ConfigError, match="trained without captioning"):
         generate(make_run("loss.weights.captioning=0"), "s0")
