@@ -58,7 +58,8 @@ def write_texts(
 ) -> list[str]:
     """Texts [B] of units with video ``tokens`` [B*V, N, D], views ``valid`` [B, V] taken as ``views_at`` [B, V, 3].
 
-    Where the model writes about clips by themselves, a unit's text is that of its clips (``join_texts``).
+    Where the model writes about clips by themselves, a unit's text is that of its clips (``join_texts``). A unit without
+    any clip has an empty one.
 
     Args:
         writing: how; ``None``: as the config's captioning section says.
@@ -70,6 +71,10 @@ def write_texts(
     assert model.captioning_decoder is not None
     how = writing or model.config.captioning
     memory, mask = model.memory(tokens, valid, views_at)
+    there = mask.any(dim=1).tolist()
+    if not all(there):  # clips that only fill up a study would be written about to the greatest length
+        rows = torch.tensor(there, device=mask.device)
+        memory, mask = memory[rows], mask[rows]
     prompt = torch.tensor(prompt_ids(words, model.config.captioning), device=memory.device)
     keeper = keep_to_reports(words, model.config, how)
     ids = generate(
@@ -82,12 +87,12 @@ def write_texts(
         how,
         None if keeper is None else LogitsProcessorList([keeper]),
     ).ids
-    texts = [words.decode(row) for row in ids.tolist()]
+    written = iter(ids.tolist())
+    texts = [words.decode(next(written)) if seen else None for seen in there]
     if len(texts) == len(valid):
-        return texts
+        return [text or "" for text in texts]
     views = valid.shape[1]
-    kept = [text if there else None for text, there in zip(texts, valid.flatten().tolist(), strict=True)]
-    return [join_texts(kept[begin : begin + views]) for begin in range(0, len(kept), views)]
+    return [join_texts(texts[begin : begin + views]) for begin in range(0, len(texts), views)]
 
 
 def keep_to_reports(words: ReportTokenizer, config: Config, how: Writing) -> StructuredReports | None:

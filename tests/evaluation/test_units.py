@@ -37,3 +37,24 @@ def test_the_config_says_how_or_the_caller(texts):
 def test_metrics_are_of_beams_but_never_of_what_is_drawn(texts):
     assert texts(*BEAMS, writing=lambda own: own.without_luck()) == texts(*BEAMS)
     assert texts(*DRAWN, writing=lambda own: own.without_luck()) == texts()
+
+
+@pytest.mark.parametrize("level", ["clip", "study"])
+def test_clips_that_are_not_there_are_not_written_about(tiny_config, tiny_model, random_batch, report_tokenizer, level):
+    config = tiny_config("data.unit=study", "data.num_videos=3", f"captioning.level={level}")
+    model, batch = tiny_model(config).eval(), random_batch(config, views=3)
+    model.captioning_decoder.token_embedding.weight.data *= 20
+    valid, views_at = batch["valid"], model.views_at(batch)
+    valid[0, 1:] = valid[2, 0] = valid[3] = False
+    rows = []
+    hook = model.captioning_decoder.norm.register_forward_hook(lambda _, x, y: rows.append(len(y)))
+    with torch.no_grad():
+        tokens = model.video_encoder(model.normalise(batch["clip"]).flatten(0, 1))
+        texts = write_texts(model, report_tokenizer, tokens, valid, views_at)
+        hook.remove()
+        assert set(rows) == {6 if level == "clip" else 3}
+        assert texts[3] == ""
+        for row, some in enumerate(valid[:3]):  # by itself, without what fills it up
+            own = tokens.unflatten(0, (4, 3))[row, some], some[some][None], views_at[row, some][None]
+            assert write_texts(model, report_tokenizer, *own) == [texts[row]]
+        assert len(set(texts)) > 1
