@@ -14,7 +14,7 @@ class Writing(Section):
 
     max_generation_length: Annotated[int, Field(gt=0)] = 128  # tokens that are written at most, the end token counted
     do_sample: bool = False  # draw each token by its probability
-    # Divides the logits that are drawn from: below 1 more careful. Logits of 100 or so divided by less overflow at last.
+    # Divides the logits that are drawn from: below 1 more careful. Below the least of it they would become infinite.
     temperature: Annotated[float, Field(ge=1e-3)] = 1.0
     top_k: Annotated[int, Field(gt=0)] | None = None  # draw among the k most probable tokens; None: among all
     top_p: Annotated[float, Field(gt=0, lt=1)] | None = None  # among the fewest that have this probability together

@@ -58,8 +58,8 @@ def write_texts(
 ) -> list[str]:
     """Texts [B] of units with video ``tokens`` [B*V, N, D], views ``valid`` [B, V] taken as ``views_at`` [B, V, 3].
 
-    Where the model writes about clips by themselves, a unit's text is that of its clips (``join_texts``). A unit without
-    any clip has an empty one.
+    Where the model writes about clips by themselves, a unit's text is that of its clips (``join_texts``). A unit
+    without any clip has an empty one.
 
     Args:
         writing: how; ``None``: as the config's captioning section says.

@@ -115,8 +115,8 @@ def load(run: str | Path, checkpoint: str | int = "newest", weights: Weights | N
         folder = find_checkpoint(folder, checkpoint)
     elif checkpoint != "newest":
         raise CheckpointError(
-            f"{folder} is a checkpoint itself, and {checkpoint!r} would choose one among those of a run; leave it out, or "
-            "give the run's folder"
+            f"{folder} is a checkpoint itself, and {checkpoint!r} would choose one among those of a run; leave it out, "
+            "or give the run's folder"
         )
     chosen = choose_weights(folder, weights)
     model, config = load_model(folder, chosen)

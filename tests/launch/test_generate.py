@@ -6,8 +6,8 @@ import torch
 
 from deepcoro.data.tables import PreparedDataset
 from deepcoro.errors import CheckpointError, ConfigError, DataError
-from deepcoro.launch.generate import find_split, generate
 from deepcoro.inference.load import load
+from deepcoro.launch.generate import find_split, generate
 from deepcoro.training.checkpoint import save_checkpoint
 
 

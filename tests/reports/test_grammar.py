@@ -169,3 +169,12 @@ def test_a_single_precision_ifr_of_the_table_is_its_hundredth():
     import numpy as np
 
     assert Finding.from_dict({"segment": "d1", "ifr": float(np.float32(0.89)), "thrombus": None}).ifr == 0.89
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [((None, "both"), "tree must be one of .* got 'both'"), (("none",), "dominance must be one of")],
+)
+def test_a_report_of_what_there_is_not_is_refused(kind, message):
+    with pytest.raises(ValueError, match=message):
+        render_report([], *kind)
