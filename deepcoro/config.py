@@ -136,6 +136,9 @@ class EvaluationConfig(Section):
     batch_size: Positive = 32  # clips
     num_resamples: Positive = 1000  # of the bootstrap over patients
     max_units: Positive | None = None  # evaluate at most this many during training; None: all
+    # Probabilities of findings (AUROC, calibration): auto measures them in an evaluation of its own where the tokenizer
+    # can write canonical reports, and never while a run trains; always does then too, and refuses where it cannot.
+    finding_probabilities: Literal["auto", "always", "never"] = "auto"
     asynchronous: bool = False  # during training: in a task of its own beside the workers, which train on
 
 

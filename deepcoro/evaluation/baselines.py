@@ -11,7 +11,8 @@ A *blind* language model, the decoder without its video, needs no training to be
 but the start token, its text is one and the same for every row. So its exact match is the share of rows with that text,
 at most that of the most common one, and the segments that it claims are one set, whose F1 is at most that of the best
 set. Both are the constants here (chosen on training rows: what is best on the evaluated rows may differ from them by
-chance, not by skill).
+chance, not by skill). BLEU and ROUGE (``wording.py``) have the most common report beside them, which is one such text
+and no bound: another may share more words with the rest.
 """
 
 from __future__ import annotations

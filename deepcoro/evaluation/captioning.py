@@ -15,6 +15,7 @@ from deepcoro.evaluation.report import Metric
 from deepcoro.evaluation.rows import Columns
 from deepcoro.evaluation.said import parse_all
 from deepcoro.evaluation.truth import Truth
+from deepcoro.evaluation.wording import measure_wording
 from deepcoro.evaluation.written import measure_written
 from deepcoro.metrics.findings import (
     count_findings,
@@ -40,7 +41,8 @@ def measure_captioning(
     Args:
         generated: [B] texts.
         whole: a generated text may be the true one word for word; one put together of several, as of a study's clips,
-            is not held against it.
+            is not held against it, and has neither BLEU nor ROUGE: it never says the dominance, and its trees come in
+            the order of its clips.
         neighbours, video: for the nearest neighbour: [B, E] embeddings, and the training units to look among.
     """
     texts, trees = [text for text in truth.texts if text is not None], truth.trees
@@ -90,6 +92,9 @@ def measure_captioning(
             metrics["captioning/exact_match_beside_nearest_neighbour"] = Metric.of(exact, Baseline(looked_up, name))
         metrics["captioning/finding_f1_beside_nearest_neighbour"] = Metric.of(f1, Baseline(looked_up_f1, name))
     metrics["captioning/readable"] = Metric.of(mean(columns["captioning/readable"]))
+    if whole:
+        of_words, by_row = measure_wording(texts, generated, truth.patients, constants, lent, num_resamples)
+        metrics, columns = metrics | of_words, columns | by_row
     more, by_row = measure_written(parsed, truth, in_view, constants, lent, num_resamples, whole)
     return metrics | more, columns | by_row
 

@@ -22,6 +22,7 @@ from deepcoro.data.tables import Units
 from deepcoro.data.text import ReportTokenizer
 from deepcoro.evaluation.baselines import Constants, fit_constants
 from deepcoro.evaluation.captioning import measure_captioning
+from deepcoro.evaluation.certainty import segment_probabilities, unit_probabilities
 from deepcoro.evaluation.neighbours import Neighbours
 from deepcoro.evaluation.probabilities import measure_probabilities
 from deepcoro.evaluation.reconstruction import measure_reconstruction
@@ -61,16 +62,17 @@ def predict_units(
     tokenizer: ReportTokenizer | None,
     device: torch.device,
     embed_only: bool = False,
+    probabilities: bool = False,
 ) -> list[dict[str, Any]]:
     """Records of ``indices`` of ``units``, read through Ray Data, in the order in which they are ready; with
-    ``embed_only`` nothing but video embeddings."""
+    ``embed_only`` nothing but video embeddings, with ``probabilities`` those of findings too."""
     if len(indices) == 0:
         return []
     dataset = evaluation_dataset(config, ray.put(units), tokenizer, indices)
     # Blocks are batches, taken as they come. A batch put together of two would have rows of two text lengths, since
     # blocks arrive in any order, the smaller last one too.
     batches = dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2)
-    return list(predict(model, config, batches, tokenizer, device, embed_only))
+    return list(predict(model, config, batches, tokenizer, device, embed_only, probabilities))
 
 
 @torch.no_grad()
@@ -81,11 +83,16 @@ def predict(
     tokenizer: ReportTokenizer | None,
     device: torch.device,
     embed_only: bool = False,
+    probabilities: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """One record a row: its unit, embeddings, generated text and reconstruction errors, as far as the model has the
     parts; with ``embed_only`` its unit and its video embedding.
 
     A row with nothing valid yields a record that says so and nothing else.
+
+    Args:
+        probabilities: as ``segment_probabilities`` also how sure the model is of significant disease of each segment,
+            ``None`` where its text is no report. ``certainty.can_be_sure`` says of which models it can be asked.
     """
     was_training = model.training
     model.eval()
@@ -96,7 +103,7 @@ def predict(
             embedded = model.embed_units(tokens, batch["valid"], model.views_at(batch)).cpu().numpy()
             records = [{"video_embedding": embedding} for embedding in embedded]
         else:
-            records = _records(model, config, batch, tokenizer)
+            records = _records(model, config, batch, tokenizer, probabilities)
         for place, found in enumerate(records):
             valid = bool(rows["valid"][place].any())
             yield {"unit": int(rows["position"][place]), "valid": valid, **(found if valid else {})}
@@ -104,7 +111,11 @@ def predict(
 
 
 def _records(
-    model: MultitaskModel, config: Config, batch: dict[str, Any], tokenizer: ReportTokenizer | None
+    model: MultitaskModel,
+    config: Config,
+    batch: dict[str, Any],
+    tokenizer: ReportTokenizer | None,
+    probabilities: bool,
 ) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = [{} for _ in range(len(batch["valid"]))]
     clip = model.normalise(batch["clip"]).flatten(0, 1)
@@ -118,9 +129,13 @@ def _records(
         if model.captioning_decoder is not None:
             assert tokenizer is not None
             writing = config.captioning.without_luck()
-            texts = write_texts(model, tokenizer, tokens, batch["valid"], model.views_at(batch), writing)
+            seen = (tokens, batch["valid"], model.views_at(batch))
+            texts = write_texts(model, tokenizer, *seen, writing)
             for record, written in zip(records, texts, strict=True):
                 record["generated"] = written
+            if probabilities:
+                for record, found in zip(records, unit_probabilities(model, tokenizer, *seen, texts), strict=True):
+                    record["segment_probabilities"] = None if found is None else segment_probabilities(found)
     if model.masked_video_modeling is not None:
         views = batch["valid"].shape[1]
         order, k = batch["mask_order"].flatten(0, 1), config.num_visible
@@ -170,8 +185,7 @@ def measure(
 ) -> Measured:
     """Metrics and values by row of the records of a split.
 
-    Records come from ``predict``. They may have ``segment_probabilities`` [S] beside what that gives: how sure the
-    model is of significant disease of each segment.
+    Records come from ``predict``.
 
     Raises:
         ValueError: a unit has more than one record: it would count twice.
@@ -215,7 +229,7 @@ def measure(
             whole = not (config.needs_clip_texts and config.level("captioning") == "clip")
             add(told, measure_captioning(generated, of_told, constants, neighbours, video, resamples, whole))
         if "segment_probabilities" in first:
-            claimed = np.stack(take(told, "segment_probabilities"))
+            claimed = take(told, "segment_probabilities")
             measured.metrics.update(measure_probabilities(claimed, of_told, constants, resamples))
     if "reconstruction" in first:
         add(valid, measure_reconstruction(take(valid, "reconstruction"), truth.patients[valid], config))

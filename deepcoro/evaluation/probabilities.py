@@ -5,11 +5,13 @@ Letters: B rows, S segments, C patients, r resamples of a block.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from deepcoro.evaluation.baselines import Baseline, Constants
-from deepcoro.evaluation.intervals import draws, interval_of_resamples, patient_codes
+from deepcoro.evaluation.intervals import draws, interval_of_resamples, mean_interval, patient_codes
 from deepcoro.evaluation.report import Metric
 from deepcoro.evaluation.resampling import ResampledSums, times_drawn
 from deepcoro.evaluation.truth import Truth
@@ -27,9 +29,15 @@ from deepcoro.reports.vocabulary import SEGMENTS
 
 
 def measure_probabilities(
-    probabilities: ArrayLike, truth: Truth, constants: Constants | None, num_resamples: int
+    probabilities: Sequence[NDArray[np.float64] | None] | NDArray[np.float64],
+    truth: Truth,
+    constants: Constants | None,
+    num_resamples: int,
 ) -> dict[str, Metric]:
     """Metrics ``captioning/segment_...`` of ``probabilities`` [B, S] that a segment has significant disease.
+
+    A row may have ``None``, where the model wrote nothing that it could be asked about: it counts in none of them but
+    ``captioning/segment_probabilities_share``, the share of rows that have probabilities.
 
     A segment counts in the rows that show it. Segments in which all are healthy, or all diseased, have no AUROC and are
     no part of the mean over segments; ``captioning/segment_auroc_segments`` says how many are. In a resample the mean
@@ -38,9 +46,15 @@ def measure_probabilities(
     Raises:
         ValueError: shapes do not fit, or a probability is not in 0 to 1.
     """
+    known = np.array([row is not None for row in probabilities])
+    share = mean_interval(known.astype(float), truth.patients, num_resamples=num_resamples)
+    metrics = {"captioning/segment_probabilities_share": Metric.of(share)}
+    if not known.any():
+        return metrics
+    truth = truth.take(np.flatnonzero(known))
     true, view = significant_segments(truth.findings), segments_in_view(truth.trees, truth.dominances)
-    p, true, view = checked_probabilities(probabilities, true, view)
-    metrics = _areas(p, true, view, truth.patients, num_resamples)
+    p, true, view = checked_probabilities([row for row in probabilities if row is not None], true, view)
+    metrics |= _areas(p, true, view, truth.patients, num_resamples)
 
     columns = dict(zip(("error", "cells"), brier_terms(p, true, view), strict=True))
     columns |= dict(zip(("difference", "number"), calibration_terms(p, true, view), strict=True))

@@ -21,6 +21,7 @@ from deepcoro.models.multitask import MultitaskModel
 from deepcoro.reports.grammar import parse_report
 
 if TYPE_CHECKING:
+    from deepcoro.models.structured import TokenAutomaton
     from deepcoro.models.structured_writing import StructuredReports
 
 
@@ -99,12 +100,22 @@ def keep_to_reports(words: ReportTokenizer, config: Config, how: Writing) -> Str
     part = config.captioning
     if not part.structured:
         return None
-    from deepcoro.models.structured_writing import StructuredReports, reports_of_units
+    from deepcoro.models.structured_writing import StructuredReports
 
-    prefix = f"{TASKS['report']} " if part.tasks.in_use else ""
-    automaton = reports_of_units(words, config.level("captioning") == "study", prefix)
     room = part.max_position_embeddings - len(prompt_ids(words, part)) + 1
-    return StructuredReports(automaton, min(how.max_generation_length, room))
+    return StructuredReports(report_automaton(words, config), min(how.max_generation_length, room))
+
+
+def report_automaton(words: ReportTokenizer, config: Config) -> TokenAutomaton:
+    """The reports of the canonical wording that a model of ``config`` may write.
+
+    Raises:
+        ConfigError: the tokenizer cannot write them.
+    """
+    from deepcoro.models.structured_writing import reports_of_units
+
+    prefix = f"{TASKS['report']} " if config.captioning.tasks.in_use else ""
+    return reports_of_units(words, config.level("captioning") == "study", prefix)
 
 
 def join_texts(texts: Sequence[str | None]) -> str:

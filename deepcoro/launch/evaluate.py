@@ -14,6 +14,7 @@ from deepcoro.config import Config
 from deepcoro.data.reader import UnitReader
 from deepcoro.data.schema import UNITS
 from deepcoro.data.tables import PreparedDataset, Units
+from deepcoro.evaluation.certainty import can_be_sure
 from deepcoro.evaluation.evaluator import fit_baselines, measure, predict_units
 from deepcoro.evaluation.neighbours import Neighbours, fit_neighbours
 from deepcoro.evaluation.report import Metric, format_table, write_summary
@@ -59,7 +60,9 @@ def evaluate(
     start_ray()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trained.model.to(device)
-    records = predict_units(trained.model, config, units, np.arange(len(units)), trained.tokenizer, device)
+    sure = can_be_sure(config, trained.tokenizer, training=False)
+    indices = np.arange(len(units))
+    records = predict_units(trained.model, config, units, indices, trained.tokenizer, device, probabilities=sure)
     constants = neighbours = None
     if config.loss.is_used("captioning"):
         train = dataset.units("train", config.data.unit, config.data.filter)

@@ -30,6 +30,7 @@ from deepcoro.data.schema import UNITS
 from deepcoro.data.tables import PreparedDataset, Units
 from deepcoro.data.text import ReportTokenizer
 from deepcoro.errors import ConfigError, DataError, DeepCoroError, RunStopped
+from deepcoro.evaluation.certainty import can_be_sure
 from deepcoro.evaluation.units import keep_to_reports
 from deepcoro.launch.going_on import check_going_on
 from deepcoro.launch.lock import hold
@@ -268,9 +269,9 @@ def save_tokenizer(config: Config, run: Path) -> Config:
     if config.loss.is_used("captioning") and config.captioning.tasks.in_use:
         check_words(tokenizer, config.text_encoder.source)
     if config.loss.is_used("captioning"):
-        keep_to_reports(
-            tokenizer, config, config.captioning
-        )  # refuses what could not be written, before anything starts
+        # Both refuse what could not be written, before anything starts.
+        keep_to_reports(tokenizer, config, config.captioning)
+        can_be_sure(config, tokenizer, training=True)
     if config.loss.is_used("contrastive"):
         longest = longest_text(config.text_encoder.source)
         if longest is not None and config.data.max_text_length > longest:

@@ -23,10 +23,10 @@ def exact_matches(true: Sequence[str], generated: Sequence[str]) -> NDArray[np.b
     """
     if len(true) != len(generated) or len(true) == 0:
         raise ValueError(f"expected as many generated as true texts, 1 or more; got {len(generated)} and {len(true)}")
-    words = {text: _words(text) for text in {*true, *generated}}  # many reports are equal
+    words = {text: words_of(text) for text in {*true, *generated}}  # many reports are equal
     return np.array([words[a] == words[b] for a, b in zip(true, generated, strict=True)])
 
 
-def _words(text: str) -> list[str]:
-    """Words, numbers and single punctuation marks, in order."""
+def words_of(text: str) -> list[str]:
+    """Words, numbers and single punctuation marks, in order; case folded."""
     return re.findall(r"\w+|[^\w\s]", text.casefold())

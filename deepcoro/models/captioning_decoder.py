@@ -171,6 +171,20 @@ class CaptioningDecoder(nn.Module):
             return self.norm(x).to(torch.get_autocast_dtype(device)) if halves else self.norm(x)
         return self.norm(x) @ self.output_weight.T
 
+    def read_branches(
+        self, input_ids: Tensor, places: Tensor, seen: Tensor, video_tokens: Tensor, video_mask: Tensor
+    ) -> Tensor:
+        """Hidden states [B, S, D] of texts that begin alike, all in one row: each of ``input_ids`` [B, S] stands at its
+        place in its text, ``places`` [B, S], and attends to what ``seen`` [B, S, S] marks of the row, one or more.
+        Times ``output_weight`` transposed they are logits; ``video_tokens`` and ``video_mask`` as for ``forward``."""
+        x, mask = (
+            self.dropout(self.token_embedding(input_ids) + self.position_embedding(places)),
+            _attendable(video_mask),
+        )
+        for block in self._blocks():
+            x = block(x, video_tokens, mask, own_mask=seen[:, None])
+        return self.norm(x)
+
     @property
     def output_weight(self) -> Tensor:
         """[V, D], shared with the embedding of input tokens."""

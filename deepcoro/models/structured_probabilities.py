@@ -22,13 +22,16 @@ follow lead to different words, the model is asked again after each of them. Ids
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from deepcoro.models.branches import Question
 from deepcoro.models.captioning_decoder import CaptioningDecoder
 from deepcoro.models.structured import After, Node, TokenAutomaton
 from deepcoro.reports.automaton import STENOSIS_SAID, WORDS_OF_STENOSIS, State
@@ -92,21 +95,53 @@ def report_probabilities(automaton: TokenAutomaton, text: str, next_scores: Next
     Raises:
         ValueError: no report of the automaton's language says that.
     """
-    if automaton.automaton.read(text) is None:
-        text = automaton.automaton.canonical(text)
-    slots, ids = _slots(automaton, text)
-    logs = _log_probabilities(automaton, ids, next_scores)
-    found = []
-    for slot, outcomes in zip(slots, _outcomes(automaton, slots, next_scores), strict=True):
-        for segment, order in slot.asked(automaton):
-            reached = {at: mass for at, mass in outcomes.items() if at[0] >= order}
-            total = sum(reached.values()) or math.nan  # 0 where the model holds what is said before for impossible
-            words = dict.fromkeys(WORDS, 0.0 * total)
-            for (named, word), mass in reached.items():
-                words[word if named == order else "unnamed"] += mass / total
-            sentence = math.exp(sum(logs[slot.begin : slot.end])) if slot.named == segment else None
-            found.append(SegmentProbability(segment, words, sentence))
-    return ReportProbabilities(text, sum(logs), tuple(found))
+    asked = ReportQuestions(automaton, text)
+    scores = next_scores([ids for ids, _ in asked.questions])
+    pairs = zip(asked.questions, scores, strict=True)
+    return asked.answered([row[list(tokens)].double().log_softmax(0).tolist() for (_, tokens), row in pairs])
+
+
+class ReportQuestions:
+    """All that has to be asked of a model to have the probabilities of a report; what to ask hangs on no answer.
+
+    ``questions`` are pairs: ids of a text from the start token on, and the ids, two or more, of which one follows.
+
+    Args:
+        automaton, text: as of ``report_probabilities``.
+
+    Raises:
+        ValueError: no report of the automaton's language says that.
+    """
+
+    def __init__(self, automaton: TokenAutomaton, text: str) -> None:
+        if automaton.automaton.read(text) is None:
+            text = automaton.automaton.canonical(text)
+        self.text, self._automaton = text, automaton
+        self._slots, self.ids = _slots(automaton, text)
+        self._spelled = _open_places(automaton, self.ids)
+        self.questions: list[Question] = [(self.ids[:place], tokens) for place, tokens in self._spelled]
+        self._first: list[int] = []  # number of the first question of each slot
+        for slot in self._slots:
+            self._first.append(len(self.questions))
+            self.questions += [(slot.ids + ids, tokens) for ids, tokens, _ in _ways(automaton, slot).forks]
+
+    def answered(self, answers: Sequence[Sequence[float]]) -> ReportProbabilities:
+        """``answers``: for each question log q of each of its ids."""
+        logs = [0.0] * len(self.ids)
+        for (place, tokens), of_tokens in zip(self._spelled, answers[: len(self._spelled)], strict=True):
+            logs[place] = of_tokens[tokens.index(self.ids[place])]
+        found = []
+        for slot, first in zip(self._slots, self._first, strict=True):
+            outcomes = _ways(self._automaton, slot).outcomes(answers[first:])
+            for segment, order in slot.asked(self._automaton):
+                reached = {at: mass for at, mass in outcomes.items() if at[0] >= order}
+                total = sum(reached.values()) or math.nan  # 0 where the model holds what is said before for impossible
+                words = dict.fromkeys(WORDS, 0.0 * total)
+                for (named, word), mass in reached.items():
+                    words[word if named == order else "unnamed"] += mass / total
+                sentence = math.exp(sum(logs[slot.begin : slot.end])) if slot.named == segment else None
+                found.append(SegmentProbability(segment, words, sentence))
+        return ReportProbabilities(self.text, sum(logs), tuple(found))
 
 
 def decoder_scores(decoder: CaptioningDecoder, video_tokens: Tensor, video_mask: Tensor, rows: int = 64) -> NextScores:
@@ -176,80 +211,101 @@ def _slots(automaton: TokenAutomaton, text: str) -> tuple[list[_Slot], tuple[int
     return [slot for slot in slots if slot.asked(automaton)], (*ids, automaton.words.end_id)
 
 
-def _log_probabilities(automaton: TokenAutomaton, ids: tuple[int, ...], next_scores: NextScores) -> list[float]:
-    """Log q of each of ``ids``, given those before it; 0 for the prefix and where no other may follow."""
-    state, logs, asked = automaton.start, [0.0] * len(ids), []
+def _open_places(automaton: TokenAutomaton, ids: tuple[int, ...]) -> list[tuple[int, tuple[int, ...]]]:
+    """Places of ``ids`` where others may stand, and which; not those of the prefix, which is given."""
+    state, found = automaton.start, []
     for place in range(len(automaton.prefix_ids), len(ids)):
         allowed = automaton.allowed(state)
         if len(allowed) > 1:
-            asked.append((place, allowed))
+            found.append((place, tuple(allowed)))
         state = automaton.step(state, ids[place])
-    scores = next_scores([ids[:place] for place, _ in asked])
-    for (place, allowed), row in zip(asked, scores, strict=True):
-        logs[place] = float(row[allowed].double().log_softmax(0)[allowed.index(ids[place])])
-    return logs
-
-
-@dataclass(frozen=True)
-class _Way:
-    """A beginning of what could be written in a slot: of ``mass``, at ``node`` of what may follow ``after``, and inside
-    the sentence of ``segment``, or before any."""
-
-    slot: int
-    ids: tuple[int, ...]
-    after: After
-    node: Node
-    mass: float
-    segment: str | None = None
-
-
-def _outcomes(
-    automaton: TokenAutomaton, slots: Sequence[_Slot], next_scores: NextScores
-) -> list[dict[_Outcome, float]]:
-    """For each slot what could be written there, with its mass under q, down to ids that all lead to one outcome."""
-    found: list[dict[_Outcome, float]] = [{} for _ in slots]
-    ways = []
-    for number, slot in enumerate(slots):
-        after, node = automaton.at(slot.state)
-        assert after is not None
-        ways.append(_Way(number, slot.ids, after, node, 1.0))
-    while ways:
-        undecided = []
-        for way in ways:
-            ahead = {_outcome(way, *leaf, slots[way.slot].order) for leaf in _leaves(way.node)}
-            outcome = ahead.pop()
-            if ahead or outcome is None:
-                undecided.append(way)
-            else:
-                found[way.slot][outcome] = found[way.slot].get(outcome, 0.0) + way.mass
-        asked = [way.ids for way in undecided if len(way.node.children) > 1]
-        scores = iter(next_scores(asked)) if asked else iter(())
-        ways = []
-        for way in undecided:
-            tokens = list(way.node.children)
-            shares = next(scores)[tokens].double().softmax(0).tolist() if len(tokens) > 1 else [1.0]
-            ways += [_followed(automaton, way, token, share) for token, share in zip(tokens, shares, strict=True)]
     return found
 
 
-def _followed(automaton: TokenAutomaton, way: _Way, token: int, share: float) -> _Way:
-    child, ids, mass = way.node.children[token], (*way.ids, token), way.mass * share
+@dataclass(frozen=True)
+class _Ways:
+    """All that could be written in a slot, down to ids that all lead to one outcome.
+
+    Args:
+        first: what is decided before any id is written, or the number of the first fork.
+        forks: ids after those before the slot; the ids that may follow; and where each of them leads: an outcome, or
+            the number of the fork that is met next.
+    """
+
+    first: _Outcome | int
+    forks: tuple[tuple[tuple[int, ...], tuple[int, ...], tuple[_Outcome | int, ...]], ...]
+
+    def outcomes(self, answers: Sequence[Sequence[float]]) -> dict[_Outcome, float]:
+        """The mass of each outcome, from log q at each fork."""
+        found: dict[_Outcome, float] = {}
+        waiting: list[tuple[_Outcome | int, float]] = [(self.first, 1.0)]
+        while waiting:
+            lead, mass = waiting.pop()
+            if isinstance(lead, tuple):
+                found[lead] = found.get(lead, 0.0) + mass
+            else:
+                logs = answers[lead]
+                waiting += [(to, mass * math.exp(log)) for to, log in zip(self.forks[lead][2], logs, strict=True)]
+        return found
+
+
+def _ways(automaton: TokenAutomaton, slot: _Slot) -> _Ways:
+    return _ways_from(automaton, slot.state, slot.order)
+
+
+@functools.lru_cache(maxsize=4096)  # of the same few states again and again, each some milliseconds
+def _ways_from(automaton: TokenAutomaton, state: State, written: Order) -> _Ways:
+    """``written``: the order of what the report has in the slot."""
+    forks: list[Any] = []
+
+    def lead(at: _At, ids: tuple[int, ...]) -> _Outcome | int:
+        while True:
+            ahead = {_outcome(at, *leaf, written) for leaf in _leaves(at.node)}
+            outcome = ahead.pop()
+            if not ahead and outcome is not None:
+                return outcome
+            children = tuple(at.node.children)
+            if len(children) > 1:
+                break
+            at, ids = _followed(automaton, at, children[0]), (*ids, *children)  # costs nothing: no other may follow
+        number = len(forks)
+        forks.append(None)
+        forks[number] = (ids, children, tuple(lead(_followed(automaton, at, c), (*ids, c)) for c in children))
+        return number
+
+    after, node = automaton.at(state)
+    assert after is not None
+    return _Ways(lead(_At(after, node), ()), tuple(forks))
+
+
+@dataclass(frozen=True)
+class _At:
+    """A place in what could be written in a slot: at ``node`` of what may follow ``after``, and inside the sentence of
+    ``segment``, or before any."""
+
+    after: After
+    node: Node
+    segment: str | None = None
+
+
+def _followed(automaton: TokenAutomaton, at: _At, token: int) -> _At:
+    child = at.node.children[token]
     if child.leaf is not None and child.leaf[0] >= 0:
-        choice = way.after.choices[child.leaf[0]]
+        choice = at.after.choices[child.leaf[0]]
         after, root = automaton.at(choice.target)
         if choice.kind == "name" and after is not None:
-            return _Way(way.slot, ids, after, root, mass, choice.about)
-    return _Way(way.slot, ids, way.after, child, mass, way.segment)
+            return _At(after, root, choice.about)
+    return _At(at.after, child, at.segment)
 
 
-def _outcome(way: _Way, number: int, phrase: str, written: Order) -> _Outcome | None:
+def _outcome(at: _At, number: int, phrase: str, written: Order) -> _Outcome | None:
     """What a phrase that may follow decides; ``None``: a name, after which the sentence has to be seen."""
-    choice = way.after.choices[number] if number >= 0 else None  # the end of the report
+    choice = at.after.choices[number] if number >= 0 else None  # the end of the report
     if choice is None or choice.order > written:
         return _BEYOND, "unnamed"
     if choice.kind == "name":
         return None
-    if way.segment is None or choice.kind == "normal":
+    if at.segment is None or choice.kind == "normal":
         return choice.order, "unnamed"
     return choice.order, STENOSIS_SAID[phrase[:-1]] if choice.kind == "stenosis" else "unsaid"
 

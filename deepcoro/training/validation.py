@@ -23,6 +23,7 @@ from deepcoro.data.pipeline import batches_of
 from deepcoro.data.reader import UnitReader
 from deepcoro.data.tables import PreparedDataset
 from deepcoro.data.text import ReportTokenizer
+from deepcoro.evaluation.certainty import can_be_sure
 from deepcoro.evaluation.evaluator import evaluation_indices, fit_baselines, predict_units, summarise
 from deepcoro.models.multitask import MultitaskModel
 from deepcoro.models.text_encoder import load_tokenizer
@@ -56,7 +57,8 @@ class Validation:
             return {}
         rank, world = (dist.get_rank(self.group), dist.get_world_size(self.group)) if self.group is not None else (0, 1)
         indices = evaluation_indices(self.units, self.config, self.config.evaluation.max_units)
-        records = predict_units(model, self.config, self.units, indices[rank::world], self.tokenizer, self.device)
+        own, sure = indices[rank::world], can_be_sure(self.config, self.tokenizer, training=True)
+        records = predict_units(model, self.config, self.units, own, self.tokenizer, self.device, probabilities=sure)
         if self.group is not None:
             shares: list[Any] | None = [None] * world if rank == 0 else None
             dist.gather_object(records, shares, dst=0, group=self.group)

@@ -9,6 +9,7 @@ import torch
 
 from deepcoro.data.tables import PreparedDataset
 from deepcoro.errors import CheckpointError
+from deepcoro.evaluation.certainty import can_be_sure
 from deepcoro.evaluation.evaluator import predict_units
 from deepcoro.evaluation.rows import read_rows
 from deepcoro.launch.compare import compare
@@ -134,3 +135,28 @@ def test_embedding_alone_gives_the_same_embeddings_and_nothing_else(run, data, t
     assert all(record.keys() == {"unit", "valid", "video_embedding"} for record in alone)
     lengths = [float(np.linalg.norm(record["video_embedding"])) for record in alone]
     assert lengths == pytest.approx([1, 1, 1, 1], abs=1e-5)
+
+
+def test_a_model_that_writes_reports_is_asked_how_sure_it_is(
+    data, some_ray, tiny_config, tiny_model, text_folder, tmp_path, capsys
+):
+    long = (
+        "captioning.max_position_embeddings=160",
+        "captioning.max_generation_length=150",
+        "captioning.structured=true",
+    )
+    config = tiny_config(f"data.path={data}", "evaluation.num_resamples=20", "loss.weights.contrastive=0", *long)
+    load_tokenizer(str(text_folder)).save_pretrained(tmp_path / "tokenizer")
+    save_checkpoint(tmp_path, 1, tiny_model(config), {"step": 1}, config, "made-for-tests", None)
+    metrics = evaluate(tmp_path, "test")
+    assert metrics["captioning/segment_probabilities_share"].value == 1
+    # Of the 15 cines that can be read those of the left tree show it, and of their studies every other one is ill.
+    assert metrics["captioning/segment_auroc_segments"].value == 1
+    assert metrics["captioning/segment_auroc"].value == metrics["captioning/segment_auroc/prox_lad"].value
+    assert 0 < metrics["captioning/segment_auroc"].value < 1 and metrics["captioning/segment_auroc"].baseline == 0.5
+    assert 0 < metrics["captioning/segment_brier"].value < 1 and 0 < metrics["captioning/segment_ece"].value < 1
+    assert "captioning/segment_ece " in capsys.readouterr().out
+    silent = config.override(["evaluation.finding_probabilities=never"])
+    assert not can_be_sure(silent, None, training=False)
+    for value in json.loads((tmp_path / "summary.json").read_text())["metrics"].values():
+        assert value["value"] is not None

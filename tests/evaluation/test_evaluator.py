@@ -178,7 +178,15 @@ def test_probabilities_of_findings_are_measured_where_a_model_gives_them(dataset
     metrics = measure(records, units, None, config).metrics
     assert {name for name in metrics if name not in without} == {
         f"captioning/segment_{name}"
-        for name in ("auroc_segments", "auroc", "auroc/prox_lad", "auroc/mid_rca", "brier", "ece")
+        for name in (
+            "probabilities_share",
+            "auroc_segments",
+            "auroc",
+            "auroc/prox_lad",
+            "auroc/mid_rca",
+            "brier",
+            "ece",
+        )
     }
     # Two of five left cines are diseased; the first is before all three others, the second behind them.
     assert metrics["captioning/segment_auroc/prox_lad"].value == 0.5

@@ -57,6 +57,21 @@ def test_the_share_of_the_training_rows_is_the_baseline():
 def test_nobody_is_ill():
     healthy = Truth([""] * 2, [[], []], [None] * 2, [None] * 2, [frozenset()] * 2, np.arange(2), np.arange(2))
     metrics = measure_probabilities(np.full((2, len(SEGMENTS)), 0.25), healthy, None, 20)
-    assert metrics.keys() == {f"captioning/segment_{name}" for name in ("auroc_segments", "brier", "ece")}
+    names = ("probabilities_share", "auroc_segments", "brier", "ece")
+    assert metrics.keys() == {f"captioning/segment_{name}" for name in names}
     assert metrics["captioning/segment_auroc_segments"].value == 0
     assert metrics["captioning/segment_brier"].value == 0.0625 and metrics["captioning/segment_ece"].value == 0.25
+
+
+def test_rows_without_probabilities_are_left_out_and_told():
+    kept = np.arange(80) % 4 != 0
+    some = [row if there else None for row, there in zip(SURE, kept, strict=True)]
+    metrics = measure_probabilities(some, TRUTH, None, 30)
+    share = metrics.pop("captioning/segment_probabilities_share")
+    assert share.value == 0.75 and share.low <= 0.75 <= share.high
+    alone = measure_probabilities(SURE[kept], TRUTH.take(np.flatnonzero(kept)), None, 30)
+    assert alone.pop("captioning/segment_probabilities_share").value == 1
+    assert metrics == alone
+    nobody = measure_probabilities([None] * 80, TRUTH, None, 30)
+    assert nobody.keys() == {"captioning/segment_probabilities_share"}
+    assert nobody["captioning/segment_probabilities_share"].value == 0

@@ -6,9 +6,17 @@ import math
 import pytest
 import torch
 
+from deepcoro.models import branches
+from deepcoro.models.branches import branch_scores
 from deepcoro.models.captioning_decoder import CaptioningDecoder
 from deepcoro.models.structured import TokenAutomaton
-from deepcoro.models.structured_probabilities import WORDS, SegmentProbability, decoder_scores, report_probabilities
+from deepcoro.models.structured_probabilities import (
+    WORDS,
+    ReportQuestions,
+    SegmentProbability,
+    decoder_scores,
+    report_probabilities,
+)
 from deepcoro.reports.automaton import ReportAutomaton, Sentences
 from deepcoro.reports.grammar import Finding, render_report
 from tests.models.words import TOKENIZERS, make_tokenizers
@@ -198,3 +206,53 @@ def test_after_what_is_impossible_nothing_can_be_said(tokenizers):
     assert [one.segment for one in found] == ["prox_rca", "mid_rca", "dist_rca"]
     assert found[0].words["unsaid"] == pytest.approx(1)
     assert all(math.isnan(share) for share in found[1].words.values())
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_reading_a_tree_of_beginnings_gives_what_reading_each_text_does(tokenizers, name):
+    """Units of other videos, texts and sizes together, of which one has a video of fewer tokens."""
+    words = tokenizers[name]
+    automaton = TokenAutomaton(ReportAutomaton.of(trees=["left", "right"]), words)
+    torch.manual_seed(1)
+    decoder = CaptioningDecoder(words.vocab_size, 16, 2, 2, 32, 128, memory_size=8).eval()
+    torch.nn.init.normal_(decoder.token_embedding.weight)  # or all would be about equally probable
+    torch.nn.init.normal_(decoder.position_embedding.weight)
+    video, mask = torch.randn(4, 3, 8), torch.ones(4, 3, dtype=torch.bool)
+    mask[1, 2] = False
+    texts = [
+        "Right coronary tree. Mid RCA: 80% stenosis (severe), TIMI 2 flow. PDA: normal. Posterolateral: normal.",
+        "Left coronary tree. Left main: 7% stenosis (mild). LAD: normal. Ramus: thrombus. LCX: normal.",
+        "Right coronary tree. RCA: normal. PDA: normal. Posterolateral: normal.",
+        "Right coronary tree. RCA: normal. PDA: normal. Posterolateral: normal.",
+    ]
+    asked = {text: ReportQuestions(automaton, text) for text in texts}
+    answers = branch_scores(decoder, video, mask, [asked[text].questions for text in texts])
+    for unit, text in enumerate(texts):
+        scores = decoder_scores(decoder, video[unit : unit + 1], mask[unit : unit + 1])
+        wanted, found = report_probabilities(automaton, text, scores), asked[text].answered(answers[unit])
+        assert found.text == wanted.text
+        assert found.log_probability == pytest.approx(wanted.log_probability, rel=1e-4)
+        assert len(found.segments) == len(wanted.segments) > 4
+        for one, other in zip(found.segments, wanted.segments):
+            assert one.segment == other.segment and one.words == pytest.approx(other.words, abs=1e-5)
+            assert (one.sentence or 0) == pytest.approx(other.sentence or 0, rel=1e-3)
+    assert asked[texts[2]].answered(answers[2]) != asked[texts[3]].answered(answers[3])  # another video
+
+
+def test_more_than_is_read_at_once(monkeypatch):
+    torch.manual_seed(2)
+    decoder = CaptioningDecoder(40, 16, 1, 2, 32, 32, memory_size=8).eval()
+    video, mask = torch.randn(5, 4, 8), torch.ones(5, 4, dtype=torch.bool)
+    texts = [[((2, 5, 6), (1, 9)), ((2,), (3, 4, 5))], [((2, 8), (4, 9, 11))], [((2,), (3, 4))], [((3, 7), (1, 2))]]
+    questions = [*texts, texts[1]]
+    whole = branch_scores(decoder, video, mask, questions)
+    monkeypatch.setattr(branches, "_MOST_TOKENS", 5)
+    assert [[len(answer) for answer in unit] for unit in whole] == [[2, 3], [3], [2], [2], [3]]
+    parts = branch_scores(decoder, video, mask, questions)
+    for unit, of_unit in enumerate(whole):
+        for number, answer in enumerate(of_unit):
+            ids, choices = questions[unit][number]
+            wanted = decoder(torch.tensor([ids]), video[unit : unit + 1], mask[unit : unit + 1])[0, -1]
+            assert answer == pytest.approx(wanted[list(choices)].log_softmax(0).tolist(), abs=1e-5)
+            assert parts[unit][number] == pytest.approx(answer, abs=1e-5)
+    assert branch_scores(decoder, video[:0], mask[:0], []) == []
