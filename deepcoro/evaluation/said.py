@@ -65,11 +65,12 @@ def said_truly(truth: Truth) -> Said:
 def compare_rows(true: Said, said: Said, in_view: NDArray[np.bool_]) -> dict[str, NDArray]:
     """Counts and errors of each row, whose sums over rows are all that the metrics need: columns [B, ...] by name.
 
-    A claim is hallucinated wherever it is made: disease of the artery that is not in view is invented too.
+    A claim is hallucinated wherever it is made: disease of the artery that is not in view is invented too. A lesion
+    that is missed or invented counts once, whatever signs it has (``COUNTED``).
     """
     columns: dict[str, NDArray] = dict(compare_signs(true.signs, said.signs, in_view))
-    false = [(said.signs[sign] & ~true.signs[sign]).sum(axis=1) for sign in COUNTED]
-    missed = [columns[f"{sign}/missed"].sum(axis=1) for sign in COUNTED]
+    false = [np.any([said.signs[sign] & ~true.signs[sign] for sign in lesion], axis=0) for lesion in COUNTED]
+    missed = [np.any([columns[f"{sign}/missed"] for sign in lesion], axis=0) for lesion in COUNTED]
     percent = np.where(in_view, true.percent, np.nan)
     told = ~np.isnan(percent)
     both = told & ~np.isnan(said.percent)
@@ -79,8 +80,8 @@ def compare_rows(true: Said, said: Said, in_view: NDArray[np.bool_]) -> dict[str
     right = np.array([a == b for a, b in zip(true.dominances, said.dominances, strict=True)])
     return columns | {
         "rows": np.ones(len(in_view)),
-        "hallucinated": np.sum(false, axis=0),
-        "missed": np.sum(missed, axis=0),
+        "hallucinated": np.sum(false, axis=(0, 2)),
+        "missed": np.sum(missed, axis=(0, 2)),
         "percent/error": np.where(both, error, 0).sum(axis=1),
         "percent/number": both.sum(axis=1),
         "lesions/error": np.where(lesion, error, 0).sum(axis=1),

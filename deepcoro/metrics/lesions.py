@@ -33,9 +33,12 @@ SIGNS: Mapping[str, Callable[[Finding], bool]] = {
     "calcification": lambda finding: finding.calcification in ("moderate", "severe"),
     "thrombus": lambda finding: finding.thrombus,
     "stent": lambda finding: finding.stent,
+    "restenosis": lambda finding: finding.in_stent_restenosis is not None and finding.in_stent_restenosis >= 50,
 }
 ABNORMAL_IFR = 0.89  # and below
-COUNTED = ("stenosis_50", "cto", "calcification", "thrombus", "stent")  # what a report can invent or miss
+# What a report can invent or miss. The signs of one group are one lesion: what is a CTO is a stenosis too, and what has
+# narrowed in a stent may be noted as both.
+COUNTED = (("stenosis_50", "cto", "restenosis"), ("calcification",), ("thrombus",), ("stent",))
 GRADES = ("none", "mild", "moderate", "severe", "critical")
 _FLOORS = (1, 50, 70, 90)  # percent at which each grade after the first begins, as of ``vocabulary.grade``
 

@@ -78,8 +78,8 @@ def test_four_studies_by_hand():
     true, said = np.zeros((2, 53), int)
     true[:3], said[:3] = [3, 2, 4], [2, 3, 0]
     assert value["grade_kappa"] == pytest.approx(cohen_kappa_score(true, said, weights="quadratic", labels=range(5)))
-    # Missed: the RCA's stenosis, its CTO and its calcium, and the stent. Invented: the thrombus.
-    assert columns["captioning/missed_findings"].tolist() == [0, 3, 0, 1] and value["missed_findings"] == 1
+    # Missed: the RCA's CTO (a stenosis too, and counted once) and its calcium, and the stent. Invented: the thrombus.
+    assert columns["captioning/missed_findings"].tolist() == [0, 2, 0, 1] and value["missed_findings"] == 0.75
     assert columns["captioning/hallucinated_findings"].tolist() == [0, 1, 0, 0]
     assert value["hallucinated_findings"] == 0.25
     assert value["dominance_accuracy"] == pytest.approx(2 / 3)
@@ -91,7 +91,7 @@ def test_a_clip_is_asked_for_its_own_tree():
     wrong, _ = measured([truth.texts[1], truth.texts[1]], truth)
     assert "dominance_accuracy" not in wrong
     assert wrong["finding_recall/prox_lad"].value == 0 and wrong["finding_f1/mid_rca"].value == 1
-    assert wrong["hallucinated_findings"].value == 3 / 2  # the other artery's stenosis, CTO and calcium
+    assert wrong["hallucinated_findings"].value == 1  # the other artery's CTO and calcium
     assert wrong["stenosis_mae_lesions"].value == 80 / 2  # silence of the left tree
     assert wrong["stenosis_mae"].value == 0  # the first report has no number for what is in view
 
@@ -125,7 +125,7 @@ def test_constants_beside_the_metrics():
     assert beside["finding_f1/prox_lad"] == (pytest.approx(2 / 3), "always said")
     assert beside["stenosis_mae_lesions"] == (10, "always 80%")  # 0 and 20; the common report has 0 and 100
     assert beside["stenosis_mae"] == (pytest.approx(180 / 36), "most common report")
-    assert beside["missed_findings"] == (3 / 2, "most common report")
+    assert beside["missed_findings"] == (1, "most common report")
     assert beside["hallucinated_findings"] == (1 / 2, "most common report")
     assert beside["grade_kappa"] == (0, "any constant") and beside["dominance_accuracy"] == (1 / 2, "always right")
 

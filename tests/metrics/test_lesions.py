@@ -45,6 +45,9 @@ def test_signs_by_hand():
     assert where(tables["stenosis_70"]) == {"mid_lad", "mid_rca", "pda"}
     assert where(tables["cto"]) == {"mid_rca"} and where(tables["thrombus"]) == {"mid_lad"}
     assert where(tables["calcification"]) == {"prox_lad", "mid_rca"} and where(tables["stent"]) == {"om1"}
+    assert where(tables["restenosis"]) == {"om1"}
+    milder = sign_tables([[Finding("om1", stent=True, in_stent_restenosis=percent)] for percent in (49, 50)])
+    assert [where(milder["restenosis"], row) for row in range(2)] == [set(), {"om1"}]
     assert not any(table[1].any() for table in tables.values())
 
 
