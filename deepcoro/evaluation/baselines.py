@@ -28,7 +28,8 @@ from numpy.typing import ArrayLike, NDArray
 from deepcoro.metrics.findings import count_findings, ratio, significant_segments, tree_matches
 from deepcoro.metrics.lesions import sign_tables
 from deepcoro.metrics.text import exact_matches
-from deepcoro.reports.grammar import Finding, parse_report
+from deepcoro.reports.grammar import Finding
+from deepcoro.reports.texts import read_text
 from deepcoro.reports.vocabulary import SEGMENTS, TREES
 
 
@@ -186,7 +187,7 @@ def measure_constants(
     Raises:
         ValueError: lengths differ, or there are no rows.
     """
-    majority = parse_report(constants.report)
+    majority = read_text(constants.report)
 
     def f1(predicted: NDArray[np.bool_]) -> float:
         counts = count_findings(significant, predicted, in_view)

@@ -22,7 +22,7 @@ from deepcoro.metrics.lesions import (
     percents,
     sign_tables,
 )
-from deepcoro.reports.grammar import ParsedReport, parse_report
+from deepcoro.reports.texts import ReadText, read_text
 
 
 @dataclass(frozen=True)
@@ -40,26 +40,31 @@ class Said:
     dominances: Sequence[str | None]
 
 
-def parse_all(texts: Sequence[str]) -> list[ParsedReport]:
-    """``parse_report`` of each; equal texts are read once."""
-    read = {text: parse_report(text) for text in set(texts)}
+def parse_all(texts: Sequence[str]) -> list[ReadText]:
+    """``read_text`` of each; equal texts are read once."""
+    read = {text: read_text(text) for text in set(texts)}
     return [read[text] for text in texts]
 
 
-def said_in(parsed: Sequence[ParsedReport], truth: Truth) -> Said:
+def said_in(parsed: Sequence[ReadText], truth: Truth) -> Said:
     """What generated reports say; which tree a segment is in is known of the patients, not taken from the report."""
     findings = [report.findings for report in parsed]
     covered = covered_segments([report.trees for report in parsed], truth.dominances)
     signs = sign_tables(findings) | {"ifr": abnormal_ifr(findings)}
-    return Said(signs, percents(findings, covered), [report.dominance for report in parsed])
+    percent = percents(findings, covered, [report.unclear for report in parsed])
+    return Said(signs, percent, [report.dominance for report in parsed])
 
 
 def said_truly(truth: Truth) -> Said:
-    """What is so. The dominance is asked for where the true text tells it, as that of a whole study does."""
-    texts = parse_all([text or "" for text in truth.texts])
-    covered = covered_segments([report.trees for report in texts], truth.dominances)
+    """What is so. The dominance, which the table knows best, is asked for where the true text tells one, as that of a
+    whole study does."""
+    told = [report.dominance for report in parse_all([text or "" for text in truth.texts])]
+    covered = covered_segments(truth.told_trees, truth.dominances)
     signs = sign_tables(truth.findings) | {"ifr": abnormal_ifr(truth.findings)}
-    return Said(signs, percents(truth.findings, covered), [report.dominance for report in texts])
+    dominances = [
+        None if of_text is None else known or of_text for of_text, known in zip(told, truth.dominances, strict=True)
+    ]
+    return Said(signs, percents(truth.findings, covered), dominances)
 
 
 def compare_rows(true: Said, said: Said, in_view: NDArray[np.bool_]) -> dict[str, NDArray]:

@@ -76,6 +76,11 @@ def test_silence_means_normal_only_where_the_report_names_the_tree():
     assert percent[1, place("pda")] == 0 and (percent[2] == 0).all() and np.isnan(percent[3]).all()
 
 
+def test_a_segment_of_which_nobody_can_read_what_is_said_has_no_number():
+    percent = percents([[Finding("prox_lad", stenosis=80)]], np.ones((1, S), dtype=bool), [("mid_lad", "pda")])
+    assert where(np.isnan(percent)) == {"mid_lad", "pda"} and percent[0, SEGMENTS.index("prox_lad")] == 80
+
+
 def test_grades_are_those_of_the_vocabulary():
     assert [GRADES[g] for g in grades(np.arange(101))] == [grade(percent) for percent in range(101)]
     assert grades([np.nan, 0.0]).tolist() == [-1, 0]
