@@ -29,9 +29,9 @@ from deepcoro.evaluation.reconstruction import measure_reconstruction
 from deepcoro.evaluation.report import Metric
 from deepcoro.evaluation.retrieval import measure_retrieval
 from deepcoro.evaluation.rows import Columns
-from deepcoro.evaluation.truth import Truth
+from deepcoro.evaluation.truth import Truth, known_in_view
 from deepcoro.evaluation.units import embed_unit_texts, unit_text_keys, write_texts
-from deepcoro.metrics.findings import segments_in_view, significant_segments
+from deepcoro.metrics.findings import significant_segments
 from deepcoro.metrics.reconstruction import normalise, reconstruction_errors, take_tokens
 from deepcoro.models.multitask import MultitaskModel
 from deepcoro.models.video_encoder import patchify
@@ -159,13 +159,14 @@ def fit_baselines(train: Units, config: Config) -> Constants | None:
     told = [i for i, text in enumerate(truth.texts) if text is not None]
     if not told:
         return None
+    truth = truth.take(np.array(told))
     return fit_constants(
         [text for text in truth.texts if text is not None],
-        [truth.trees[i] for i in told],
-        significant_segments([truth.findings[i] for i in told]),
-        segments_in_view([truth.trees[i] for i in told], [truth.dominances[i] for i in told]),
-        findings=[truth.findings[i] for i in told],
-        dominances=[truth.dominances[i] for i in told],
+        truth.trees,
+        significant_segments(truth.findings),
+        known_in_view(truth),
+        findings=truth.findings,
+        dominances=truth.dominances,
     )
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from deepcoro.config import Config
 from deepcoro.data.reader import UnitReader
 from deepcoro.data.tables import Units
+from deepcoro.metrics.findings import segments_in_view
 from deepcoro.metrics.lesions import without_ifr
 from deepcoro.reports.grammar import Finding
 from deepcoro.reports.texts import ReadText, read_text
@@ -104,6 +105,11 @@ class Truth:
             some(self.told_trees),
             self.known[rows],
         )
+
+
+def known_in_view(truth: Truth) -> NDArray[np.bool_]:
+    """Segments that a row can show and of which it is known whether they are ill: bool [B, S]."""
+    return segments_in_view(truth.trees, truth.dominances) & truth.known[:, None]
 
 
 def _of_table(tree: str | None) -> tuple[str, ...]:
