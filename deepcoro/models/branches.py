@@ -81,8 +81,8 @@ def _read(decoder: CaptioningDecoder, video_tokens: Tensor, video_mask: Tensor, 
     for row, tree in enumerate(trees):
         length = len(tree.ids)
         ids[row, :length], places[row, :length], seen[row, :length, :length] = tree.ids, tree.places, tree.seen
-    row_of_tokens = [torch.from_numpy(array).to(video_tokens.device) for array in (ids, places, seen)]
-    hidden = decoder.read_branches(*row_of_tokens, video_tokens=video_tokens, video_mask=video_mask)
+    own, at, visible = (torch.from_numpy(array).to(video_tokens.device) for array in (ids, places, seen))
+    hidden = decoder.read_branches(own, at, visible, video_tokens, video_mask)
     ends = np.concatenate([row * size + tree.ends for row, tree in enumerate(trees)])
     return hidden.flatten(0, 1)[torch.from_numpy(ends).to(hidden.device)]
 
