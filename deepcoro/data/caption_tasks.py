@@ -29,7 +29,9 @@ from deepcoro.reports.grammar import Finding, render_finding
 TASKS: dict[str, str] = {"report": "Cap:", "aref": "ARef:", "gcap": "GCap:"}  # the prefix of each, in batch order
 BOX_SCALE = 500  # of a box's edges: at 224 pixels about half a pixel
 LEAST_VISIBLE = 0.5  # share of a box's area that has to lie in the crop, or the box is not there
-WORDS = (*TASKS.values(), "Frame 0 1 2 3 4 5 6 7 8 9: 0 250 375 500.")  # texts with all that a tokenizer must know
+# Texts with all that a tokenizer must know: each digit at the head of a number and behind another, which word pieces
+# learn apart.
+WORDS = (*TASKS.values(), "Frame 0 1 2 3 4 5 6 7 8 9: 10 21 32 43 54 65 76 87 98 109 250 375 500.")
 _REGION = re.compile(r"frame (\d+): (\d+) (\d+) (\d+) (\d+)\.", re.IGNORECASE)
 
 
@@ -131,8 +133,9 @@ def prompt_ids(words: ReportTokenizer, part: CaptioningConfig, task: str = "repo
 
 
 def check_words(words: ReportTokenizer, source: str) -> None:
-    """Raise ``ConfigError`` where the tokenizer of ``source`` does not give the words of the tasks back."""
-    for text in WORDS:
+    """Raise ``ConfigError`` where the tokenizer of ``source`` does not give the words of the tasks back, or one of the
+    numbers that a region may have."""
+    for text in (*WORDS, *(f"Frame 0: {number}." for number in range(BOX_SCALE + 1))):
         back = words.decode(words.prompt(text)[1:])
         if back.casefold().replace(" ", "") != text.casefold().replace(" ", ""):
             raise ConfigError(

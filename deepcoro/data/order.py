@@ -63,7 +63,7 @@ def _mix(value: np.ndarray) -> np.ndarray:
 def generator(seed: int, position: int, purpose: int = 0) -> np.random.Generator:
     """Random numbers of one place in the stream: the same on any worker, in any run, after any resume.
 
-    ``purpose`` separates streams that must not share numbers (0 training, 1 evaluation).
+    ``purpose`` separates streams that must not share numbers (0 training, 1 evaluation, 2 captioning tasks).
     """
     return np.random.default_rng([seed, position, purpose])
 

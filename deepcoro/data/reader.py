@@ -39,6 +39,9 @@ class UnitReader:
         self._has_tasks = captions and config.captioning.tasks.in_use
         self._draws_captions = training and captions and (self._has_tasks or config.captioning.parallel_share > 0)
         self._captions_clips = config.needs_clip_texts and config.level("captioning") == "clip"
+        # Beside texts of tasks the reports are for contrastive alone, if that compares those of the same level.
+        of_level = not self._captions_clips or config.level("contrastive") == "clip"
+        self._compares_reports = config.loss.is_used("contrastive") and of_level
 
     def read(self, positions: np.ndarray, unit_indices: np.ndarray) -> Batch:
         """Rows for ``positions`` [B] of the stream, where ``unit_indices`` [B] stand. Text is padded to these rows, and
@@ -82,7 +85,7 @@ class UnitReader:
                 asked = self.tokenizer.encode_after([TASKS[c.task] for c in captions], [c.text for c in captions])
                 found["caption_ids"], found["caption_length"], found["prefix_length"] = asked[:3]
                 found["task"] = np.array([[*TASKS].index(c.task) for c in captions], np.int8)
-                cut = cut | asked.cut
+                cut = cut | asked.cut if self._compares_reports else asked.cut
             if captions is not None and self._draws_captions and self.config.captioning.parallel_share > 0:
                 found["parallel"] = np.array([c.parallel for c in captions])
             found["num_cut"] = (cut & found["has_report"]).astype(np.int64)

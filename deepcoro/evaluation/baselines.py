@@ -26,10 +26,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from deepcoro.evaluation.lent_boxes import LentBoxes
-from deepcoro.metrics.findings import count_findings, ratio, significant_segments, tree_matches
-from deepcoro.metrics.lesions import sign_tables
+from deepcoro.metrics.findings import FindingCounts, count_findings, ratio, significant_segments, tree_matches
+from deepcoro.metrics.lesions import GRADES, grades, percents, sign_tables
 from deepcoro.metrics.text import exact_matches
-from deepcoro.reports.grammar import Finding, parse_report
+from deepcoro.reports.grammar import Finding
+from deepcoro.reports.texts import read_text
 from deepcoro.reports.vocabulary import SEGMENTS, TREES
 
 
@@ -53,9 +54,13 @@ class Constants:
         strict: whether claims out of view were counted as errors in choosing the sets.
         signs: bool [S] for each of ``metrics.lesions.SIGNS``, the set to say it of in every row; empty where no
             findings were given, and then the following are unknown.
+        often: bool [S] for each sign, the one segment that has it most often, and so the most precise claim; none
+            where nobody has it.
         prevalence: [S], the share of the rows that show a segment in which it has significant disease; 0 where none
             shows it.
-        lesion_percent: median percent of the stenoses, ``None`` where there are none.
+        percents: [S], the median percent of each segment, 0 where none is known.
+        lesion_percents: [S], the median percent of its stenoses, 0 where there are none.
+        grades: [S], the index in ``metrics.lesions.GRADES`` that agrees best, over all segments (kappa).
         dominance: the most common one, ``None`` where none is known.
         boxes: lesions whose boxes are lent, where grounding is measured and there are any.
     """
@@ -66,8 +71,11 @@ class Constants:
     segments_of_tree: Mapping[str, NDArray[np.bool_]]
     strict: bool
     signs: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    often: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
     prevalence: NDArray[np.float64] | None = None
-    lesion_percent: float | None = None
+    percents: NDArray[np.float64] | None = None
+    lesion_percents: NDArray[np.float64] | None = None
+    grades: NDArray[np.int64] | None = None
     dominance: str | None = None
     boxes: LentBoxes | None = None
 
@@ -128,15 +136,63 @@ def fit_constants(
 def _of_findings(
     findings: Sequence[Iterable[Finding]], true: NDArray[np.bool_], view: NDArray[np.bool_]
 ) -> dict[str, Any]:
-    percents = [finding.stenosis for of_row in findings for finding in of_row if finding.stenosis]
     shown = view.sum(axis=0)
+    there = {sign: (table & view).sum(axis=0) for sign, table in sign_tables(findings).items()}
+    percent = np.where(view, percents(findings, view), np.nan)
+    table = grades(percent)
     return {
-        "signs": {
-            sign: best_constant_set((table & view).sum(axis=0), shown) for sign, table in sign_tables(findings).items()
-        },
+        "signs": {sign: best_constant_set(number, shown) for sign, number in there.items()},
+        "often": {sign: _most_often(number, shown) for sign, number in there.items()},
         "prevalence": true.sum(axis=0) / np.maximum(shown, 1),
-        "lesion_percent": float(np.median(percents)) if percents else None,
+        "percents": _medians(percent),
+        "lesion_percents": _medians(np.where(percent > 0, percent, np.nan)),
+        "grades": best_constant_grades(np.stack([(table == g).sum(axis=0) for g in range(len(GRADES))], axis=1)),
     }
+
+
+def _most_often(num_diseased: NDArray, num_rows: NDArray) -> NDArray[np.bool_]:
+    chosen = np.zeros(len(num_rows), dtype=bool)
+    chosen[np.argmax(num_diseased / np.maximum(num_rows, 1))] = num_diseased.any()
+    return chosen
+
+
+def _medians(percent: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of each segment, 0 where there is no number: [B, S] with NaN -> [S]."""
+    columns = (column[~np.isnan(column)] for column in percent.T)
+    return np.array([np.median(column) if len(column) else 0.0 for column in columns])
+
+
+def best_constant_grades(num_rows: ArrayLike) -> NDArray[np.int64]:
+    """The grade to say of each segment always, so that quadratic-weighted kappa over all cells together is largest.
+
+    Kappa of constants is not 0 where segments are graded together: who calls the LAD severe and all else normal agrees
+    more often than by chance. It is 1 - O / E, and both are sums over segments of what the grade chosen there costs
+    (E: against the grades of all cells). Such a ratio is made smallest by choosing, for a guess q of it, the least
+    O - q E of each segment, and then taking the ratio reached for the guess, until it stands still (Dinkelbach, 1967).
+
+    Args:
+        num_rows: [S, G], how many rows have each grade.
+
+    Returns:
+        [S], indices of grades; any of them in a segment without rows.
+
+    Raises:
+        ValueError: it is no table of segments and grades.
+    """
+    counts = np.asarray(num_rows, dtype=float)
+    if counts.ndim != 2:
+        raise ValueError(f"expected num_rows [S, G], got shape {counts.shape}")
+    places = np.arange(counts.shape[1])
+    weights = (places[:, None] - places) ** 2
+    observed = counts @ weights * counts.sum()  # [S, G said]
+    by_chance = counts.sum(axis=1)[:, None] * (counts.sum(axis=0) @ weights)
+    segments, guess = np.arange(len(counts)), 1.0
+    while True:
+        chosen = (observed - guess * by_chance).argmin(axis=1)
+        above, below = (float(table[segments, chosen].sum()) for table in (observed, by_chance))
+        if below == 0 or above / below >= guess - 1e-12:
+            return chosen
+        guess = above / below
 
 
 def best_constant_set(num_diseased: ArrayLike, num_rows: ArrayLike) -> NDArray[np.bool_]:
@@ -182,22 +238,31 @@ def measure_constants(
     """Score the constant answers on evaluation rows; arguments as of ``fit_constants``.
 
     Returns:
-        For ``exact_match``, ``tree_accuracy`` and ``finding_f1`` the strongest constant that sees nothing, and
-        ``finding_f1_tree_oracle``. Rows without a known tree count for no tree accuracy (NaN where all are) and get
-        the set of the constant.
+        For ``exact_match``, ``tree_accuracy``, ``readable``, ``finding_f1``, ``finding_precision`` and
+        ``finding_recall`` the strongest constant that sees nothing, and ``finding_f1_tree_oracle``. Rows without a
+        known tree count for no tree accuracy (NaN where all are) and get the set of the constant.
 
     Raises:
         ValueError: lengths differ, or there are no rows.
     """
-    majority = parse_report(constants.report)
+    majority = read_text(constants.report)
+
+    def counted(predicted: NDArray[np.bool_]) -> FindingCounts:
+        counts = count_findings(significant, predicted, in_view)
+        return counts.strict() if constants.strict else counts
 
     def f1(predicted: NDArray[np.bool_]) -> float:
-        counts = count_findings(significant, predicted, in_view)
-        return ratio(*(counts.strict() if constants.strict else counts).f1_terms)
+        return ratio(*counted(predicted).f1_terms)
 
     if len(trees) != len(reports):
         raise ValueError(f"expected a tree for each of {len(reports)} reports, got {len(trees)}")
     known = [tree for tree in trees if tree is not None]
+    said = {
+        "most common report": significant_segments([majority.findings])[0],
+        f"always the same {int(constants.segments.sum())} segments": constants.segments,
+    }
+    everything = {"always said": np.ones(len(SEGMENTS), dtype=bool)}
+    often = {"the most frequent segment": constants.often["finding"]} if constants.often else {}
     told = np.array([constants.segments if t is None else constants.segments_of_tree[t] for t in trees])
     return {
         "exact_match": Baseline(
@@ -207,9 +272,13 @@ def measure_constants(
             float(tree_matches(known, [constants.tree] * len(known)).mean()) if known else float("nan"),
             f"always {constants.tree}",
         ),
-        "finding_f1": strongest(
-            Baseline(f1(significant_segments([majority.findings])[0]), "most common report"),
-            Baseline(f1(constants.segments), f"always the same {int(constants.segments.sum())} segments"),
+        "readable": Baseline(float(not majority.unread), "most common report"),
+        "finding_f1": strongest(*(Baseline(f1(table), name) for name, table in said.items())),
+        "finding_precision": strongest(
+            *(Baseline(ratio(*counted(t).precision_terms), n) for n, t in (said | often | everything).items())
+        ),
+        "finding_recall": strongest(
+            *(Baseline(ratio(*counted(t).recall_terms), n) for n, t in (said | everything).items())
         ),
         "finding_f1_tree_oracle": Baseline(f1(told), "told left or right"),
     }

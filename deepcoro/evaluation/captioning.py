@@ -9,18 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepcoro.evaluation.baselines import Baseline, Constants, measure_constants
-from deepcoro.evaluation.intervals import Interval, mean_interval, ratio_interval
+from deepcoro.evaluation.intervals import Interval, enough, mean_interval, ratio_interval
 from deepcoro.evaluation.neighbours import Neighbours
 from deepcoro.evaluation.report import Metric
 from deepcoro.evaluation.rows import Columns
 from deepcoro.evaluation.said import parse_all
-from deepcoro.evaluation.truth import Truth
+from deepcoro.evaluation.truth import Truth, known_in_view
 from deepcoro.evaluation.wording import measure_wording
 from deepcoro.evaluation.written import measure_written
 from deepcoro.metrics.findings import (
     count_findings,
     ratio,
-    segments_in_view,
     significant_segments,
     tree_matches,
 )
@@ -38,6 +37,9 @@ def measure_captioning(
 ) -> tuple[dict[str, Metric], Columns]:
     """Metrics ``captioning/...`` of the rows of ``truth``, all of which have a text, and their values by row.
 
+    Rows whose findings are not known (``Truth.known``) count in no metric of findings; where there are some,
+    ``captioning/truth_read`` is the share of the others.
+
     Args:
         generated: [B] texts.
         whole: a generated text may be the true one word for word; one put together of several, as of a study's clips,
@@ -47,7 +49,7 @@ def measure_captioning(
     """
     texts, trees = [text for text in truth.texts if text is not None], truth.trees
     parsed = parse_all(generated)
-    true, in_view = significant_segments(truth.findings), segments_in_view(trees, truth.dominances)
+    true, in_view = significant_segments(truth.findings), known_in_view(truth)
     counts = count_findings(true, significant_segments([p.findings for p in parsed]), in_view)
     baselines: dict[str, Baseline] = {}
     if constants is not None:
@@ -61,14 +63,21 @@ def measure_captioning(
         "captioning/exact_match": exact_matches(texts, generated).astype(float),
         "captioning/tree_accuracy": _trees_right(trees, [p.tree for p in parsed]),
         "captioning/readable": np.array([float(not p.unread) for p in parsed]),
-        "captioning/true_positives": counts.true_positives.sum(axis=1).astype(float),
-        "captioning/false_positives": counts.false_positives.sum(axis=1).astype(float),
-        "captioning/false_negatives": counts.false_negatives.sum(axis=1).astype(float),
+        **{
+            f"captioning/{name}": np.where(truth.known, getattr(counts, name).sum(axis=1), np.nan)
+            for name in ("true_positives", "false_positives", "false_negatives")
+        },
     }
     if not whole:
         del columns["captioning/exact_match"]
     exact = mean(columns["captioning/exact_match"]) if whole else None
-    f1 = ratio_interval(*counts.f1_terms, truth.patients, num_resamples=num_resamples)
+    many = enough(truth.patients, (true & in_view).any(axis=1))
+
+    def of_findings(terms: tuple[NDArray, NDArray]) -> Interval:
+        interval = ratio_interval(*terms, truth.patients, num_resamples=num_resamples)
+        return interval if many else Interval(interval.value, np.nan, np.nan)
+
+    f1 = of_findings(counts.f1_terms)
     metrics = {} if exact is None else {"captioning/exact_match": Metric.of(exact, baselines.get("exact_match"))}
     if not np.isnan(columns["captioning/tree_accuracy"]).all():
         named = mean(columns["captioning/tree_accuracy"])
@@ -76,9 +85,8 @@ def measure_captioning(
     metrics["captioning/finding_f1"] = Metric.of(f1, baselines.get("finding_f1"))
     for name, terms in (("precision", counts.precision_terms), ("recall", counts.recall_terms)):
         if terms[1].sum() > 0:
-            interval = ratio_interval(*terms, truth.patients, num_resamples=num_resamples)
-            metrics[f"captioning/finding_{name}"] = Metric.of(interval)
-    if "finding_f1_tree_oracle" in baselines:
+            metrics[f"captioning/finding_{name}"] = Metric.of(of_findings(terms), baselines.get(f"finding_{name}"))
+    if "finding_f1_tree_oracle" in baselines and any(tree is not None for tree in trees):
         oracle = baselines["finding_f1_tree_oracle"]
         metrics["captioning/finding_f1_beside_tree_oracle"] = Metric.of(f1, Baseline(oracle.value, "tree oracle"))
     lent = None
@@ -91,7 +99,13 @@ def measure_captioning(
         if exact is not None:
             metrics["captioning/exact_match_beside_nearest_neighbour"] = Metric.of(exact, Baseline(looked_up, name))
         metrics["captioning/finding_f1_beside_nearest_neighbour"] = Metric.of(f1, Baseline(looked_up_f1, name))
-    metrics["captioning/readable"] = Metric.of(mean(columns["captioning/readable"]))
+        if "captioning/tree_accuracy" in metrics:
+            lent_right = float(np.nanmean(_trees_right(trees, [p.tree for p in parse_all(lent_texts)])))
+            beside = Baseline(lent_right, name)
+            metrics["captioning/tree_accuracy_beside_nearest_neighbour"] = Metric.of(named, beside)
+    metrics["captioning/readable"] = Metric.of(mean(columns["captioning/readable"]), baselines.get("readable"))
+    if not truth.known.all():
+        metrics["captioning/truth_read"] = Metric.of(mean(truth.known.astype(float)))
     if whole:
         of_words, by_row = measure_wording(texts, generated, truth.patients, constants, lent, num_resamples)
         metrics, columns = metrics | of_words, columns | by_row

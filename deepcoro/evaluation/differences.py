@@ -24,9 +24,8 @@ from deepcoro.evaluation.baselines import Constants, best_constant_set
 from deepcoro.evaluation.intervals import NUM_RESAMPLES, Interval
 from deepcoro.evaluation.resampling import ResampledSums, Sums
 from deepcoro.evaluation.said import compare_rows, compare_signs, parse_all, said_in, said_truly
-from deepcoro.evaluation.truth import Truth
+from deepcoro.evaluation.truth import Truth, known_in_view
 from deepcoro.metrics.agreement import SCORES, divide
-from deepcoro.metrics.findings import segments_in_view
 
 F1_SIGNS = {"finding_f1": "finding", "stenosis_50_f1": "stenosis_50", "stenosis_70_f1": "stenosis_70"}
 ERRORS = {"stenosis_mae": "percent", "stenosis_mae_lesions": "lesions"}
@@ -55,7 +54,7 @@ def measure_differences(
     Raises:
         ValueError: lengths differ, or a row's tree has no other patient.
     """
-    true, in_view = said_truly(truth), segments_in_view(truth.trees, truth.dominances)
+    true, in_view = said_truly(truth), known_in_view(truth)
 
     def counts_of(texts: Sequence[str]) -> dict[str, NDArray]:
         return compare_rows(true, said_in(parse_all(texts), truth), in_view)

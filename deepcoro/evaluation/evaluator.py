@@ -33,9 +33,9 @@ from deepcoro.evaluation.report import Metric
 from deepcoro.evaluation.retrieval import measure_retrieval
 from deepcoro.evaluation.rows import Columns
 from deepcoro.evaluation.shown import shown_lesions
-from deepcoro.evaluation.truth import Truth
+from deepcoro.evaluation.truth import Truth, known_in_view
 from deepcoro.evaluation.units import embed_unit_texts, unit_text_keys, write_texts
-from deepcoro.metrics.findings import segments_in_view, significant_segments
+from deepcoro.metrics.findings import significant_segments
 from deepcoro.metrics.reconstruction import normalise, reconstruction_errors, take_tokens
 from deepcoro.models.multitask import MultitaskModel
 from deepcoro.models.video_encoder import patchify
@@ -171,13 +171,14 @@ def fit_baselines(train: Units, config: Config) -> Constants | None:
     told = [i for i, text in enumerate(truth.texts) if text is not None]
     if not told:
         return None
+    truth = truth.take(np.array(told))
     constants = fit_constants(
         [text for text in truth.texts if text is not None],
-        [truth.trees[i] for i in told],
-        significant_segments([truth.findings[i] for i in told]),
-        segments_in_view([truth.trees[i] for i in told], [truth.dominances[i] for i in told]),
-        findings=[truth.findings[i] for i in told],
-        dominances=[truth.dominances[i] for i in told],
+        truth.trees,
+        significant_segments(truth.findings),
+        known_in_view(truth),
+        findings=truth.findings,
+        dominances=truth.dominances,
     )
     if not config.measures_grounding:
         return constants

@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 NUM_RESAMPLES = 2000
+LEAST_PATIENTS = 5  # who have what is looked for, for an interval of how often it is found
+_MOST_UNDEFINED = 0.01  # share of resamples in which a statistic may have no value
 _BLOCK = 2**21  # patients drawn at once, over all resamples of a block
 
 
@@ -27,7 +29,8 @@ _BLOCK = 2**21  # patients drawn at once, over all resamples of a block
 class Interval:
     """A value and the ends of its interval; NaN where there is nothing to say.
 
-    The ends are NaN with fewer than two patients: one patient tells nothing of the next.
+    The ends are NaN with fewer than two patients, as one patient tells nothing of the next, and where the value hangs
+    on so few patients that more than one resample in a hundred has none of them (fewer than 5 or so).
     """
 
     value: float
@@ -56,7 +59,8 @@ def ratio_interval(
         num_resamples: R. The ends of a 95% interval need about 1,000 or more.
         level: share of resamples inside, in (0, 1).
 
-    Resamples whose denominator is 0 (no patient with disease among them) have no ratio and are left out.
+    Resamples whose denominator is 0 (no patient with disease among them) have no ratio: where they are more than one
+    in a hundred there is no interval, else they are left out.
 
     Raises:
         ValueError: lengths differ, there are no rows, a value is not finite, or a setting is out of range.
@@ -170,14 +174,27 @@ def draws(num_patients: int, num_resamples: int, seed: int) -> Iterator[NDArray[
 
 
 def interval_of_resamples(value: float, resampled: NDArray, num_patients: int, level: float) -> Interval:
-    """The interval of ``value`` from what it is in the resamples [R]; those in which it is NaN are left out."""
+    """The interval of ``value`` from what it is in the resamples [R]; none where it is NaN in more than one of a
+    hundred."""
     if not 0 < level < 1:
         raise ValueError(f"expected a level between 0 and 1, got {level}")
     defined = resampled[np.isfinite(resampled)]
-    if num_patients < 2 or len(defined) == 0 or not math.isfinite(value):
+    undefined = len(resampled) - len(defined)
+    if num_patients < 2 or undefined > _MOST_UNDEFINED * len(resampled) or not math.isfinite(value):
         return Interval(value, math.nan, math.nan)
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     return Interval(value, float(low), float(high))
+
+
+def enough(patients: ArrayLike, there: ArrayLike) -> bool:
+    """Whether ``LEAST_PATIENTS`` patients or more have what is looked for; with fewer, the resamples tell how often
+    those few were drawn and not what others would bring (one patient, found: F1 is 1 in every one that has a value).
+
+    Args:
+        patients: [B].
+        there: bool [B], whether a row has it.
+    """
+    return len(np.unique(np.asarray(patients)[np.asarray(there, dtype=bool)])) >= LEAST_PATIENTS
 
 
 def checked_column(array: ArrayLike, patients: Sequence[object] | NDArray) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepcoro.evaluation.baselines import Baseline, Constants
-from deepcoro.evaluation.intervals import draws, interval_of_resamples, mean_interval, patient_codes
+from deepcoro.evaluation.intervals import Interval, draws, enough, interval_of_resamples, mean_interval, patient_codes
 from deepcoro.evaluation.report import Metric
 from deepcoro.evaluation.resampling import ResampledSums, times_drawn
 from deepcoro.evaluation.truth import Truth
@@ -27,6 +27,8 @@ from deepcoro.metrics.probabilities import (
 )
 from deepcoro.reports.vocabulary import SEGMENTS
 
+_BLOCK = 2**20  # weights held at once, 8 MB
+
 
 def measure_probabilities(
     probabilities: Sequence[NDArray[np.float64] | None] | NDArray[np.float64],
@@ -39,28 +41,35 @@ def measure_probabilities(
     A row may have ``None``, where the model wrote nothing that it could be asked about: it counts in none of them but
     ``captioning/segment_probabilities_share``, the share of rows that have probabilities.
 
-    A segment counts in the rows that show it. Segments in which all are healthy, or all diseased, have no AUROC and are
-    no part of the mean over segments; ``captioning/segment_auroc_segments`` says how many are. In a resample the mean
-    is over those that have one there.
+    A segment counts in the rows that show it and whose findings are known. Segments in which all are healthy, or all
+    diseased, have no AUROC and are no part of the mean over segments; ``captioning/segment_auroc_segments`` says how
+    many are. In a resample the mean
+    is over those that have one there. A segment with fewer than 5 patients who have it, or who have it not, has no
+    interval.
+
+    The calibration error is larger than it would be of endless rows, as chance moves every bin; its interval says how
+    far it would move with as many other patients.
 
     Raises:
         ValueError: shapes do not fit, or a probability is not in 0 to 1.
     """
     known = np.array([row is not None for row in probabilities])
     share = mean_interval(known.astype(float), truth.patients, num_resamples=num_resamples)
+    known &= truth.known
     metrics = {"captioning/segment_probabilities_share": Metric.of(share)}
     if not known.any():
         return metrics
     truth = truth.take(np.flatnonzero(known))
+    claimed = [np.asarray(probabilities[row], dtype=float) for row in np.flatnonzero(known).tolist()]
     true, view = significant_segments(truth.findings), segments_in_view(truth.trees, truth.dominances)
-    p, true, view = checked_probabilities([row for row in probabilities if row is not None], true, view)
+    p, true, view = checked_probabilities(claimed, true, view)
     metrics |= _areas(p, true, view, truth.patients, num_resamples)
 
     columns = dict(zip(("error", "cells"), brier_terms(p, true, view), strict=True))
     columns |= dict(zip(("difference", "number"), calibration_terms(p, true, view), strict=True))
     sums = ResampledSums(columns, truth.patients, num_resamples=num_resamples)
     brier = sums.interval(lambda s: divide(s["error"], s["cells"]))
-    calibration = sums.interval(lambda s: calibration_error(s["difference"], s["number"]))
+    calibration = sums.interval(lambda s: calibration_error(s["difference"], s["number"]), centred=True)
     of_brier = of_calibration = None
     if constants is not None and constants.prevalence is not None:
         always, name = np.broadcast_to(constants.prevalence, p.shape), "share of the training rows"
@@ -84,9 +93,16 @@ def _areas(
     codes, num_patients = patient_codes(patients)
     shown = [np.flatnonzero(view[:, s]) for s in known]
     blocks = []
-    for drawn in draws(num_patients, num_resamples, 0):
-        times = np.ascontiguousarray(times_drawn(drawn, num_patients).T)[codes]  # [B, r]
-        blocks.append([auroc(p[rows, s], true[rows, s], times[rows]) for rows, s in zip(shown, known, strict=True)])
+    most = max(1, _BLOCK // len(p))  # resamples at once: weights are of rows here, and patients may have many
+    for all_drawn in draws(num_patients, num_resamples, 0):
+        for start in range(0, len(all_drawn), most):
+            of_patient = np.ascontiguousarray(times_drawn(all_drawn[start : start + most], num_patients).T)  # [C, r]
+            blocks.append(
+                [
+                    auroc(p[rows, s], true[rows, s], of_patient[codes[rows]])
+                    for rows, s in zip(shown, known, strict=True)
+                ]
+            )
     resampled = np.concatenate([np.stack(block, axis=-1) for block in blocks])  # [R, known]
     chance = Baseline(0.5, "chance")
     there = ~np.isnan(resampled)
@@ -95,5 +111,8 @@ def _areas(
     metrics["captioning/segment_auroc"] = Metric.of(macro, chance)
     for place, segment in enumerate(known):
         interval = interval_of_resamples(float(values[segment]), resampled[:, place], num_patients, 0.95)
+        of_segment = true[shown[place], segment]
+        if not all(enough(patients[shown[place]], side) for side in (of_segment, ~of_segment)):
+            interval = Interval(interval.value, np.nan, np.nan)
         metrics[f"captioning/segment_auroc/{SEGMENTS[segment]}"] = Metric.of(interval, chance)
     return metrics

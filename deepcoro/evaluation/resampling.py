@@ -72,15 +72,24 @@ class ResampledSums:
             self.total[name] = total.reshape(array.shape[1:])
             self._resampled[name] = drawn.reshape(-1, *array.shape[1:])
 
-    def interval(self, statistic: Callable[[Sums], ArrayLike], level: float = 0.95) -> Interval:
+    def interval(
+        self, statistic: Callable[[Sums], ArrayLike], level: float = 0.95, *, centred: bool = False
+    ) -> Interval:
         """Value and interval of ``statistic``, which takes sums by name and gives one number for each.
 
         It is called with the sums of all rows, shaped as a row of each column is, and again with those of the
         resamples, which have an axis R before: so it has to count axes from the last. Resamples in which it is NaN are
-        left out.
+        as of ``ratio_interval``.
+
+        Args:
+            centred: for what noise alone makes larger, such as a mean of absolute values: a resample has the noise of
+                the rows and its own, so that all of them may lie above the value. They are moved until their mean is
+                the value (the bootstrap's correction of bias; Davison & Hinkley, section 2.2.1), and no end is below 0.
         """
-        value = float(np.asarray(statistic(self.total)))
-        return interval_of_resamples(value, np.asarray(statistic(self._resampled)), self.num_patients, level)
+        value, resampled = float(np.asarray(statistic(self.total))), np.asarray(statistic(self._resampled))
+        if centred and np.isfinite(resampled).any():
+            resampled = np.maximum(resampled - (np.nanmean(resampled) - value), 0)
+        return interval_of_resamples(value, resampled, self.num_patients, level)
 
 
 def times_drawn(drawn: NDArray[np.int64], num_patients: int) -> NDArray[np.float64]:

@@ -2,11 +2,12 @@
 
 One row a unit, every unit of the split once: ``unit_id, study_id, patient_id, valid``, and a column for each value. A
 column bears the name of the metric that is its mean (``retrieval/report_to_video/recall_at_5``); beside those stand
-ranks (``.../rank``: their median is a metric) and counts of findings (``captioning/true_positives`` and so on: F1 is a
-ratio of their sums). Of grounding a unit has means over its lesions, and ``grounding/lesions`` and
-``grounding/pointed_lesions`` say how many: the metric is the mean over lesions. A value of a whole study
-(``retrieval/study/...``) stands in each of its rows. Null is what has no value: the unit could not be read, it has no
-text, its tree is unknown, it shows no lesion.
+ranks (``.../rank``: their median is a metric) and what a metric is made of that is no mean over rows
+(``captioning/true_positives``, ``captioning/cto/hits``, ``captioning/grade_kappa/squares``: ``row_metrics.py``). Of
+grounding a unit has means over its lesions, and ``grounding/lesions`` and ``grounding/pointed_lesions`` say how many:
+the metric is the mean over lesions. A value of a whole study (``retrieval/study/...``) stands in each of its rows. Null
+is what has no value: the unit could not be read, it has no text, its tree or what it shows is unknown, it shows no
+lesion.
 """
 
 from __future__ import annotations

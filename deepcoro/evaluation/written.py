@@ -3,9 +3,10 @@
 Letters: B rows, S segments (``len(SEGMENTS)``, in that order).
 
 Beside each stands the strongest constant of its kind: *always said* claims a sign in every segment in view, *the
-same n segments* are those that pay most on training rows, and from those are also the *most common report*, *always p%*
-and the dominance. A *blind* writer, the decoder without its video, writes one text for all, and so is a constant too
-(``baselines.py``). The nearest neighbour has metrics of its own.
+same n segments* are those that pay most on training rows, and from those are also the *most common report*, the *most
+frequent segment*, the *median of each segment*, the *same grades* and the dominance. A *blind* writer, the decoder
+without its video, writes one text for all, and so is a constant too (``baselines.py``). The nearest neighbour has
+metrics of its own.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from deepcoro.evaluation.baselines import Baseline, Constants, strongest
+from deepcoro.evaluation.intervals import Interval, enough
 from deepcoro.evaluation.report import Metric
 from deepcoro.evaluation.resampling import ResampledSums, Sums, sums_over_rows
+from deepcoro.evaluation.row_metrics import SEEN_SIGNS, THRESHOLDS, kappa_columns
 from deepcoro.evaluation.rows import Columns
 from deepcoro.evaluation.said import Said, compare_rows, compare_signs, parse_all, said_in, said_truly
 from deepcoro.evaluation.truth import Truth
 from deepcoro.metrics.agreement import SCORES, divide, macro, weighted_kappa
-from deepcoro.reports.grammar import ParsedReport
+from deepcoro.metrics.lesions import grade_confusion, grades
+from deepcoro.reports.texts import ReadText
 from deepcoro.reports.vocabulary import SEGMENTS
 
 Statistic = Callable[[Sums], ArrayLike]
@@ -46,13 +50,13 @@ def _share(above: str, below: str) -> Statistic:
     return lambda sums: divide(sums[above], sums[below])
 
 
-_THRESHOLDS = ("stenosis_50", "stenosis_70")
-_F1 = {f"{sign}_f1": sign for sign in (*_THRESHOLDS, "cto", "calcification", "thrombus", "stent")}
+_F1 = {f"{sign}_f1": sign for sign in SEEN_SIGNS}
 _OTHERS = {  # of signs, name -> (sign, statistic)
-    **{f"{sign}_{score}": (sign, _micro(score, sign)) for sign in _THRESHOLDS for score in ("precision", "recall")},
-    **{f"{sign}_macro_{score}": (sign, _macro(score, sign)) for sign in ("finding", *_THRESHOLDS) for score in SCORES},
+    **{f"{sign}_{score}": (sign, _micro(score, sign)) for sign in THRESHOLDS for score in ("precision", "recall")},
+    **{f"{sign}_macro_{score}": (sign, _macro(score, sign)) for sign in ("finding", *THRESHOLDS) for score in SCORES},
 }
 _OF_REPORTS: dict[str, Statistic] = {
+    "stenosis_told": _share("percent/told", "percent/asked"),
     "stenosis_mae": _share("percent/error", "percent/number"),
     "stenosis_mae_lesions": _share("lesions/error", "lesions/number"),
     "grade_kappa": lambda sums: weighted_kappa(sums["grades"]),
@@ -64,7 +68,7 @@ _SEGMENTS_OF = {"finding": SEGMENTS, "stenosis_50": SEGMENTS, "stenosis_70": ("l
 
 
 def measure_written(
-    parsed: Sequence[ParsedReport],
+    parsed: Sequence[ReadText],
     truth: Truth,
     in_view: NDArray[np.bool_],
     constants: Constants | None,
@@ -89,43 +93,60 @@ def measure_written(
     always = _always(true, in_view)
     constant = _Constant(constants, true, truth, in_view)
     somebody_has = {sign for sign in true.signs if always[f"{sign}/hits"].any()}
+    patients_with = {  # by sign, and by sign and segment
+        sign: [enough(truth.patients, column) for column in [*table.T, table.any(axis=1)]]
+        for sign in true.signs
+        for table in [true.signs[sign] & in_view]
+    }
+    lesions = in_view & (np.nan_to_num(true.percent) > 0)
     metrics: dict[str, Metric] = {}
 
-    def add(name: str, statistic: Statistic, *baselines: Baseline, lower_is_better: bool = False) -> None:
+    def add(
+        name: str, statistic: Statistic, *baselines: Baseline, lower_is_better: bool = False, many: bool = True
+    ) -> None:
         interval = sums.interval(statistic)
+        if not many:
+            interval = Interval(interval.value, np.nan, np.nan)
         known = [baseline for baseline in baselines if not np.isnan(baseline.value)]
         beside = strongest(*known, lower_is_better=lower_is_better) if known else None
         if not np.isnan(interval.value):
             metrics[f"captioning/{name}"] = Metric.of(interval, beside)
 
     def add_f1(name: str, sign: str) -> None:
-        add(name, _micro("f1", sign), _always_said(_micro("f1", sign), always), *constant.f1(sign))
+        statistic, many = _micro("f1", sign), patients_with[sign][-1]
+        add(name, statistic, _always_said(statistic, always), *constant.of_sign(sign, statistic), many=many)
 
     for name, sign in _F1.items():
         if sign in somebody_has:
             add_f1(name, sign)
     for name, (sign, statistic) in _OTHERS.items():
         if sign in somebody_has:
-            add(name, statistic, _always_said(statistic, always))
+            beside = (_always_said(statistic, always), *constant.of_sign(sign, statistic))
+            add(name, statistic, *beside, many=patients_with[sign][-1])
     for name, statistic in _OF_REPORTS.items():
-        add(name, statistic, *constant.of_report(name, statistic), lower_is_better=name != "grade_kappa")
+        many = name != "stenosis_mae_lesions" or enough(truth.patients, lesions.any(axis=1))
+        lower_is_better = name not in ("grade_kappa", "stenosis_told")
+        add(name, statistic, *constant.of_report(name, statistic), lower_is_better=lower_is_better, many=many)
     if whole:
         add("dominance_accuracy", _share("dominance/right", "dominance/asked"), *constant.dominance())
     if nearest is not None:
         lent = sums_over_rows(compare_rows(true, said_in(parse_all(nearest[1]), truth), in_view))
-        of_f1 = {name: _micro("f1", sign) for name, sign in _F1.items() if sign in somebody_has}
-        for name, statistic in (of_f1 | _OF_REPORTS).items():
+        of_signs = {name: (sign, _micro("f1", sign)) for name, sign in _F1.items()} | _OTHERS
+        beside_it = {name: (patients_with[sign][-1], s) for name, (sign, s) in of_signs.items() if sign in somebody_has}
+        for name, (many, statistic) in (beside_it | {name: (True, s) for name, s in _OF_REPORTS.items()}).items():
             looked_up = Baseline(float(np.asarray(statistic(lent))), nearest[0])
-            add(f"{name}_beside_nearest_neighbour", statistic, looked_up)
+            add(f"{name}_beside_nearest_neighbour", statistic, looked_up, many=many)
     if "ifr" in somebody_has:
         add_f1("not_visible/ifr_f1", "ifr")
     for sign, segments in _SEGMENTS_OF.items():
         for segment in segments:
-            if always[f"{sign}/hits"][SEGMENTS.index(segment)] > 0:
+            place = SEGMENTS.index(segment)
+            if always[f"{sign}/hits"][place] > 0:
                 for score in SCORES:
                     statistic = _of_segment(score, sign, segment)
-                    add(f"{sign}_{score}/{segment}", statistic, _always_said(statistic, always))
-    return metrics, _by_row(rows, whole)
+                    beside = (_always_said(statistic, always),)
+                    add(f"{sign}_{score}/{segment}", statistic, *beside, many=patients_with[sign][place])
+    return metrics, _by_row(rows, in_view, somebody_has, whole)
 
 
 def _always(true: Said, in_view: NDArray[np.bool_]) -> Sums:
@@ -147,30 +168,34 @@ class _Constant:
             common = said_in(parse_all([constants.report] * len(in_view)), truth)
             self._common = sums_over_rows(compare_rows(true, common, in_view))
 
-    def f1(self, sign: str) -> list[Baseline]:
-        """Micro F1 of a sign."""
+    def of_sign(self, sign: str, statistic: Statistic) -> list[Baseline]:
+        """A statistic of the claims of a sign."""
         if self._constants is None:
             return []
-        statistic = _micro("f1", sign)
         baselines = [Baseline(float(np.asarray(statistic(self._common))), "most common report")]
         if sign in self._constants.signs:
             chosen = self._constants.signs[sign]
-            sums = sums_over_rows(compare_signs({sign: self._true.signs[sign]}, {sign: chosen}, self._in_view))
-            name = f"always the same {int(chosen.sum())} segments"
-            baselines.append(Baseline(float(np.asarray(statistic(sums))), name))
+            named = {f"always the same {int(chosen.sum())} segments": chosen}
+            for name, table in (named | {"the most frequent segment": self._constants.often[sign]}).items():
+                sums = sums_over_rows(compare_signs({sign: self._true.signs[sign]}, {sign: table}, self._in_view))
+                baselines.append(Baseline(float(np.asarray(statistic(sums))), name))
         return baselines
 
     def of_report(self, name: str, statistic: Statistic) -> list[Baseline]:
         """A metric of ``_OF_REPORTS``."""
-        if name == "grade_kappa":
-            return [Baseline(0.0, "any constant")]
         if self._constants is None:
             return []
         baselines = [Baseline(float(np.asarray(statistic(self._common))), "most common report")]
-        percent = self._constants.lesion_percent
-        lesions = self._true.percent[self._in_view & (np.nan_to_num(self._true.percent) > 0)]
-        if name == "stenosis_mae_lesions" and percent is not None and len(lesions):
-            baselines.append(Baseline(float(np.abs(lesions - percent).mean()), f"always {percent:g}%"))
+        true = np.where(self._in_view, self._true.percent, np.nan)
+        known = self._constants
+        if name == "grade_kappa" and known.grades is not None:
+            confusion = grade_confusion(grades(true), np.broadcast_to(known.grades, true.shape)).sum(axis=0)
+            baselines.append(Baseline(float(weighted_kappa(confusion)), "always the same grades"))
+        medians = {"stenosis_mae": known.percents, "stenosis_mae_lesions": known.lesion_percents}.get(name)
+        if medians is not None:
+            errors = np.abs(true - medians)[~np.isnan(true) if name == "stenosis_mae" else np.nan_to_num(true) > 0]
+            if len(errors):
+                baselines.append(Baseline(float(errors.mean()), "median of each segment"))
         return baselines
 
     def dominance(self) -> list[Baseline]:
@@ -182,11 +207,27 @@ class _Constant:
         return [Baseline(asked.count(common) / len(asked), f"always {common}")]
 
 
-def _by_row(rows: Mapping[str, NDArray], whole: bool) -> Columns:
+def _by_row(rows: Mapping[str, NDArray], in_view: NDArray[np.bool_], signs: set[str], whole: bool) -> Columns:
+    """Values of each row, and what ``row_metrics`` makes metrics of; NaN where nothing is known of the row."""
     columns = {
         "captioning/hallucinated_findings": rows["hallucinated"].astype(float),
         "captioning/missed_findings": rows["missed"].astype(float),
+        **{
+            f"captioning/{sign}/{part}": rows[f"{sign}/{part}"].sum(axis=1).astype(float)
+            for sign in SEEN_SIGNS
+            if sign in signs
+            for part in _PARTS
+        },
+        "captioning/stenosis_told/told": rows["percent/told"].astype(float),
+        "captioning/stenosis_told/asked": rows["percent/asked"].astype(float),
+        "captioning/stenosis_mae/error": rows["percent/error"].astype(float),
+        "captioning/stenosis_mae/number": rows["percent/number"].astype(float),
+        "captioning/stenosis_mae_lesions/error": rows["lesions/error"].astype(float),
+        "captioning/stenosis_mae_lesions/number": rows["lesions/number"].astype(float),
+        **{f"captioning/grade_kappa/{name}": column for name, column in kappa_columns(rows["grades"]).items()},
     }
+    known = in_view.any(axis=1)
+    columns = {name: np.where(known, column, np.nan) for name, column in columns.items()}
     asked = rows["dominance/asked"].astype(bool)
     if whole and asked.any():
         columns["captioning/dominance_accuracy"] = np.where(asked, rows["dominance/right"], np.nan)

@@ -10,17 +10,13 @@ from numpy.typing import NDArray
 
 from deepcoro.errors import DataError, UserError
 from deepcoro.evaluation.grounding import LESIONS, POINTED
-from deepcoro.evaluation.intervals import Interval, paired_difference, statistic_interval
+from deepcoro.evaluation.intervals import Interval, enough, paired_difference, statistic_interval
 from deepcoro.evaluation.lent_boxes import SCORES
 from deepcoro.evaluation.report import Metric, align_columns, interval_text, number_text
+from deepcoro.evaluation.resampling import ResampledSums
+from deepcoro.evaluation.row_metrics import ROW_METRICS
 from deepcoro.evaluation.rows import IDS, read_rows
 
-_COUNTS = ("captioning/true_positives", "captioning/false_positives", "captioning/false_negatives")
-_RATIOS = {  # weights of the three counts above and below the line
-    "captioning/finding_f1": ((2, 0, 0), (2, 1, 1)),
-    "captioning/finding_precision": ((1, 0, 0), (1, 1, 0)),
-    "captioning/finding_recall": ((1, 0, 0), (1, 0, 1)),
-}
 # What a unit has the mean over its lesions of, and the column that says of how many.
 _OF_LESIONS = {f"grounding/{name}": LESIONS for name in SCORES} | {"grounding/pointing": POINTED}
 
@@ -110,14 +106,15 @@ def _check_same_units(runs: tuple[Path, Path], frames: list[pd.DataFrame], finge
 def _metrics_of(columns: list[str]) -> dict[str, list[str]]:
     """Metrics that can be had from columns, and those that each needs."""
     found: dict[str, list[str]] = {}
+    parts = {part for metric in ROW_METRICS.values() for part in metric.columns}
+    for name, metric in ROW_METRICS.items():
+        if all(part in columns for part in metric.columns):
+            found[name] = list(metric.columns)
     for name in columns:
-        if name in _COUNTS:
-            if all(count in columns for count in _COUNTS):
-                found |= {ratio: list(_COUNTS) for ratio in _RATIOS}
-        elif name in _OF_LESIONS:
-            found[name] = [name, _OF_LESIONS[name]]
-        elif name in _OF_LESIONS.values():
+        if name in parts or name in _OF_LESIONS.values():
             continue
+        if name in _OF_LESIONS:
+            found[name] = [name, _OF_LESIONS[name]]
         elif name.endswith("/rank"):
             found[name.removesuffix("rank") + "median_rank"] = [name]
         else:
@@ -148,15 +145,20 @@ def _difference(
         ranks = [values[:, 0] for values in pair]
         interval = statistic_interval(_difference_of_medians, ranks, patients)
         return (float(np.median(ranks[0])), float(np.median(ranks[1]))), interval
-    if name in _RATIOS:
-        above, below = (np.array(weights) for weights in _RATIOS[name])
-        sides = [(values @ above, values @ below) for values in pair]
-    elif name in _OF_LESIONS:
+    if name in ROW_METRICS:
+        metric = ROW_METRICS[name]
+        sums = ResampledSums({"first": pair[0], "second": pair[1]}, patients)
+        interval = sums.interval(lambda s: metric.value(s["first"]) - metric.value(s["second"]))
+        if metric.there is not None and not enough(patients, pair[0] @ np.array(metric.there) > 0):
+            interval = Interval(interval.value, np.nan, np.nan)
+        first, second = (float(metric.value(sums.total[side])) for side in ("first", "second"))
+        return (first, second), interval
+    if name in _OF_LESIONS:
         sides = [(values[:, 0] * values[:, 1], values[:, 1]) for values in pair]
-    else:
-        sides = [(values[:, 0], np.ones(len(values))) for values in pair]
-    first, second = (float(a.sum() / b.sum()) if b.sum() else float("nan") for a, b in sides)
-    return (first, second), paired_difference(sides[0], sides[1], patients)
+        first, second = (float(above.sum() / below.sum()) for above, below in sides)
+        return (first, second), paired_difference(sides[0], sides[1], patients)
+    first, second = (float(values[:, 0].mean()) for values in pair)
+    return (first, second), paired_difference(pair[0][:, 0], pair[1][:, 0], patients)
 
 
 def _difference_of_medians(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from deepcoro.metrics.findings import significant_segments
 from deepcoro.reports.grammar import Finding
@@ -26,12 +26,14 @@ class Erasures:
     Args:
         named: bool, the first report has the lesion.
         kept: bool, the second has it still.
-        others_changed: int, other segments that one of the two calls diseased and the other does not.
+        others_changed: int, other segments in view that one of the two calls diseased and the other does not.
+        num_others: int, the segments in view in which nothing was done.
     """
 
     named: NDArray[np.bool_]
     kept: NDArray[np.bool_]
     others_changed: NDArray[np.int64]
+    num_others: NDArray[np.int64]
 
     # Each pair is (numerator [N], denominator [N]) for ``ratio_interval``; the metric is the ratio of their sums.
 
@@ -47,21 +49,25 @@ class Erasures:
 
     @property
     def others_terms(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Of the segments in which nothing was done, the share whose disease comes or goes."""
-        return self.others_changed, np.full(len(self.kept), len(SEGMENTS) - 1, dtype=np.int64)
+        """Of the segments in view in which nothing was done, the share whose disease comes or goes."""
+        return self.others_changed, self.num_others
 
 
 def compare_erased(
-    before: Sequence[Iterable[Finding]], after: Sequence[Iterable[Finding]], segments: Sequence[str]
+    before: Sequence[Iterable[Finding]],
+    after: Sequence[Iterable[Finding]],
+    segments: Sequence[str],
+    in_view: ArrayLike,
 ) -> Erasures:
     """Compare the reports of pairs of pictures with and without a significant lesion.
 
     Args:
         before, after: findings [N] of the report of the picture with the lesion, and of the one without.
         segments: [N], where the lesion was.
+        in_view: bool [N, S], from ``metrics.findings.segments_in_view`` of the trees that the pictures show.
 
     Raises:
-        ValueError: lengths differ, there are no pairs, or a segment is unknown.
+        ValueError: lengths differ, there are no pairs, or a segment is unknown or not in view.
     """
     if not len(before) == len(after) == len(segments) or len(segments) == 0:
         raise ValueError(
@@ -70,8 +76,15 @@ def compare_erased(
         )
     if unknown := [segment for segment in segments if segment not in SEGMENTS]:
         raise ValueError(f"expected segments of {SEGMENTS}, got {unknown[0]!r}")
+    view = np.asarray(in_view, dtype=bool)
+    if view.shape != (len(segments), len(SEGMENTS)):
+        raise ValueError(f"expected in_view of shape [{len(segments)}, {len(SEGMENTS)}], got {view.shape}")
     first, second = significant_segments(before), significant_segments(after)
     rows, places = np.arange(len(segments)), np.array([SEGMENTS.index(segment) for segment in segments])
-    changed = first != second
-    changed[rows, places] = False
-    return Erasures(first[rows, places], second[rows, places], changed.sum(axis=1))
+    if not view[rows, places].all():
+        row = int(np.argmin(view[rows, places]))
+        raise ValueError(f"pair {row}: the lesion was in {segments[row]!r}, which is not in view")
+    others = view.copy()
+    others[rows, places] = False
+    changed = (first != second) & others
+    return Erasures(first[rows, places], second[rows, places], changed.sum(axis=1), others.sum(axis=1))

@@ -8,8 +8,8 @@ answers:
 - stated: the percent of the finding; an occlusion is 100;
 - 0: the segment is in a tree that the report names, and has no finding: a report that covers a tree and is silent of a
   segment calls it normal;
-- none (NaN): the report does not name the segment's tree, or has a finding there that gives no percent ("stent in
-  place").
+- none (NaN): the report does not name the segment's tree, has a finding there that gives no percent ("stent in
+  place"), or names the segment in words that cannot be read.
 
 The iFR is a pressure measured with a wire. No picture shows it, so it has a table of its own and is part of no other:
 a segment of which a report says an iFR and nothing else counts as one of which it is silent.
@@ -18,6 +18,7 @@ a segment of which a report says an iFR and nothing else counts as one of which 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -33,9 +34,12 @@ SIGNS: Mapping[str, Callable[[Finding], bool]] = {
     "calcification": lambda finding: finding.calcification in ("moderate", "severe"),
     "thrombus": lambda finding: finding.thrombus,
     "stent": lambda finding: finding.stent,
+    "restenosis": lambda finding: finding.in_stent_restenosis is not None and finding.in_stent_restenosis >= 50,
 }
 ABNORMAL_IFR = 0.89  # and below
-COUNTED = ("stenosis_50", "cto", "calcification", "thrombus", "stent")  # what a report can invent or miss
+# What a report can invent or miss. The signs of one group are one lesion: what is a CTO is a stenosis too, and what has
+# narrowed in a stent may be noted as both.
+COUNTED = (("stenosis_50", "cto", "restenosis"), ("calcification",), ("thrombus",), ("stent",))
 GRADES = ("none", "mild", "moderate", "severe", "critical")
 _FLOORS = (1, 50, 70, 90)  # percent at which each grade after the first begins, as of ``vocabulary.grade``
 
@@ -62,6 +66,13 @@ def abnormal_ifr(findings: Sequence[Iterable[Finding]]) -> NDArray[np.bool_]:
     return _table(findings, ((row, f) for row, f in _cells(findings) if f.ifr is not None and f.ifr <= ABNORMAL_IFR))
 
 
+def without_ifr(finding: Finding) -> Finding | None:
+    """What a picture can show of a finding; ``None`` where that is nothing."""
+    if finding.ifr is None:
+        return finding
+    return None if finding == Finding(finding.segment, ifr=finding.ifr) else replace(finding, ifr=None)
+
+
 def covered_segments(trees: Sequence[Iterable[str]], dominances: Sequence[str | None]) -> NDArray[np.bool_]:
     """Segments of which a report's silence means that they are normal: bool [B, S].
 
@@ -83,11 +94,14 @@ def covered_segments(trees: Sequence[Iterable[str]], dominances: Sequence[str | 
     return table
 
 
-def percents(findings: Sequence[Iterable[Finding]], covered: ArrayLike) -> NDArray[np.float64]:
+def percents(
+    findings: Sequence[Iterable[Finding]], covered: ArrayLike, unclear: Sequence[Iterable[str]] = ()
+) -> NDArray[np.float64]:
     """Percent stenosis of each segment [B, S], 0 to 100; NaN where the report gives none (see the head of this file).
 
     Args:
         covered: bool [B, S], from ``covered_segments``.
+        unclear: the segments [B] that each report names and nobody can read what it says of them.
 
     Raises:
         ValueError: shapes do not fit, or there are no rows.
@@ -96,8 +110,10 @@ def percents(findings: Sequence[Iterable[Finding]], covered: ArrayLike) -> NDArr
     if covered.shape != (len(findings), len(SEGMENTS)) or len(findings) == 0:
         raise ValueError(f"expected covered of shape [{len(findings)}, {len(SEGMENTS)}], got {covered.shape}")
     table = np.where(covered, 0.0, np.nan)
+    for row, segments in enumerate(unclear):
+        table[row, [_INDEX[segment] for segment in segments]] = np.nan
     for row, finding in _cells(findings):
-        if finding.ifr is None or finding != Finding(finding.segment, ifr=finding.ifr):  # an iFR alone is silence here
+        if without_ifr(finding) is not None:  # an iFR alone is silence here
             table[row, _INDEX[finding.segment]] = np.nan if finding.stenosis is None else finding.stenosis
     return table
 

@@ -39,10 +39,11 @@ class Incomplete:
 
 @dataclass(frozen=True)
 class Unread:
-    """A phrase that is not understood, and why; folded to lower case."""
+    """A phrase that is not understood, why, and the sentence it stands in; folded to lower case."""
 
     phrase: str
     why: str
+    sentence: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class _Reader:
                 self.heading = None
                 self.num_read += 1
             except NotRead as problem:
-                self.unread.append(Unread(sentence, problem.why))
+                self.unread.append(Unread(sentence, problem.why, sentence))
             return
         tokens = tokens_of(sentence, self.synonyms)
         kinds = {token.kind for token in tokens}
@@ -149,7 +150,7 @@ class _Reader:
         except NotRead as problem:
             # A sentence that is not understood may have named another vessel: what follows has to name its own.
             self.heading = None
-            self.unread += [Unread(phrase, problem.why) for phrase in problem.phrases or (sentence,)]
+            self.unread += [Unread(phrase, problem.why, sentence) for phrase in problem.phrases or (sentence,)]
 
     def _end_heading(self, placed: list[tuple[Place | None, Clause]]) -> None:
         """A heading ends where another place is named; "LAD:" does not end at its own segments and branches."""

@@ -1,5 +1,7 @@
 """What captioning is asked for: a report, or a finding and where the clip shows it, after crop and frame sampling."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -128,6 +130,24 @@ def test_a_tokenizer_has_to_know_the_words(task_tokenizer):
     with pytest.raises(ConfigError, match=r"'theirs' makes .* of 'Cap:'.*WORDS"):
         check_words(theirs, "theirs")
     assert len({tuple(task_tokenizer.prompt(text)) for text in WORDS}) == 4
+
+
+def test_a_tokenizer_has_to_know_every_number():
+    """Word pieces know a digit at the head of a number, and apart from that behind another."""
+    from transformers import BertTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "Cap", "ARef", "GCap", "Frame", ":", ".", *"0123456789"]
+
+    def tokenizer(behind):
+        vocab = {word: number for number, word in enumerate([*words, *(f"##{digit}" for digit in behind)])}
+        return ReportTokenizer.from_pretrained(BertTokenizerFast(vocab=vocab, do_lower_case=False), 64)
+
+    check_words(tokenizer("0123456789"), "theirs")
+    learnt = set(re.findall(r"(?<=\d)\d", " ".join(WORDS)))
+    assert learnt == set("0123456789")  # so that who learns WORDS knows all
+    for digit in "0123456789":
+        with pytest.raises(ConfigError, match=r"'theirs' makes .*WORDS"):
+            check_words(tokenizer(sorted(learnt - {digit})), "theirs")
 
 
 def test_numbers_survive_the_tokenizer(task_tokenizer):
@@ -320,3 +340,24 @@ def test_texts_that_lose_their_end_are_counted(make_dataset, tmp_path, task_conf
     assert clips.read(np.arange(3), np.arange(3))["num_cut"].tolist() == [2, 0, 0]
     both = reader_of(folder, task_config(*STUDY), task_tokenizer)
     assert both.read(np.arange(3), np.arange(3))["num_cut"].tolist() == [3, 0, 0]
+
+
+def test_a_report_that_no_loss_reads_is_not_counted_as_cut(
+    squares, make_dataset, tmp_path, task_config, task_tokenizer
+):
+    findings = [{"segment": "prox_lad", "stenosis": 80, "occlusion": "none"}]
+    box = {"segment": "prox_lad", "x0": 0.4, "y0": 0.4, "x1": 0.6, "y1": 0.6}
+    study = {"study_id": "a", "findings": findings, "report": "Normal coronary arteries. " * 30}
+    video = {"study_id": "a", "boxes": [box | {"frame": frame} for frame in range(24)], "coronary_tree": None}
+    folder = make_dataset(tmp_path, [study], [video])
+    of_findings = ("captioning.tasks.report=0", "captioning.tasks.gcap=0")
+
+    def cut(*assignments):
+        batch = reader_of(folder, task_config(*of_findings, *assignments), task_tokenizer).read(
+            np.arange(3), np.zeros(3, int)
+        )
+        assert batch["task"].tolist() == [1, 1, 1] and (batch["caption_length"] < 64).all()
+        return batch["num_cut"].tolist()
+
+    assert cut() == [1, 1, 1]  # contrastive compares the whole report
+    assert cut("loss.weights.contrastive=0") == [0, 0, 0]

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepcoro.evaluation.baselines import Baseline, best_constant_set, fit_constants, measure_constants, strongest
+from deepcoro.evaluation.baselines import (
+    Baseline,
+    best_constant_grades,
+    best_constant_set,
+    fit_constants,
+    measure_constants,
+    strongest,
+)
+from deepcoro.metrics.agreement import weighted_kappa
 from deepcoro.metrics.findings import segments_in_view, significant_segments
 from deepcoro.reports.grammar import Finding, render_report
 from deepcoro.reports.vocabulary import SEGMENTS
@@ -59,6 +67,27 @@ def test_strict_scores_make_the_tree_worth_knowing():
     assert scores["finding_f1_tree_oracle"].value == pytest.approx(16 / 19)
     # LAD alone: hits 5, 6 false, 3 missed; both: hits 8, 14 false, none missed. Both is better: 16 / 30 over 10 / 19.
     assert scores["finding_f1"].value == pytest.approx(16 / 30)
+
+
+def test_the_best_constant_grades_are_those_of_brute_force():
+    generator = np.random.default_rng(0)
+    gained = 0
+    for trial in range(12):
+        rows = generator.integers(0, 9, (4, 5)) * (generator.random((4, 5)) < 0.6)
+        rows[:, 0] += 8 * (trial % 2)  # most are normal
+        best = -1.0
+        for chosen in [*product(range(5), repeat=4), tuple(best_constant_grades(rows))]:
+            confusion = np.zeros((5, 5))
+            for segment, grade in enumerate(chosen):
+                confusion[:, grade] += rows[segment]
+            ours = float(np.nan_to_num(weighted_kappa(confusion), nan=-1))
+            best = max(best, ours)
+        assert ours == pytest.approx(best)  # the last one is ours
+        gained += best > 0.1
+    assert gained > 6  # no constant of one grade has more than 0
+    assert best_constant_grades(np.zeros((4, 5))).shape == (4,)
+    with pytest.raises(ValueError, match=r"\[S, G\], got shape \(5,\)"):
+        best_constant_grades(np.zeros(5))
 
 
 def test_the_oracle_is_never_behind_the_constant_where_both_were_fitted():
@@ -118,14 +147,22 @@ def test_constants_of_findings_by_hand():
     view = segments_in_view(trees, dominances)
     significant = significant_segments(found)
     constants = fit_constants(["a"] * 4, trees, significant, view, findings=found, dominances=dominances)
-    assert constants.lesion_percent == 80 and constants.dominance == "left"
+    assert constants.dominance == "left"
+    percents, lesions, grades, often = (
+        dict(zip(SEGMENTS, table.tolist(), strict=True))
+        for table in (constants.percents, constants.lesion_percents, constants.grades, constants.often["thrombus"])
+    )
+    assert (percents["prox_lad"], lesions["prox_lad"]) == (10, 45) and (percents["d1"], lesions["d1"]) == (0, 90)
+    assert percents["mid_rca"] == lesions["mid_rca"] == grades["mid_rca"] == 0
+    assert [segment for segment, there in often.items() if there] == ["prox_lad"]
     assert constants.signs["thrombus"].tolist() == [segment == "prox_lad" for segment in SEGMENTS]  # 2 of the 3 left
     assert constants.signs["stenosis_50"].tolist() == [segment in ("prox_lad", "d1") for segment in SEGMENTS]
     assert not constants.signs["cto"].any()
     share = dict(zip(SEGMENTS, constants.prevalence.tolist(), strict=True))
     assert share["prox_lad"] == share["d1"] == 1 / 3 and share["mid_rca"] == 0
     without = fit_constants(["a"] * 4, trees, significant, view)
-    assert (without.signs, without.prevalence, without.lesion_percent, without.dominance) == ({}, None, None, None)
+    assert (without.signs, without.often, without.dominance) == ({}, {}, None)
+    assert without.prevalence is without.percents is without.lesion_percents is without.grades is None
     with pytest.raises(ValueError, match="each of 4 reports or of none, got 3"):
         fit_constants(["a"] * 4, trees, significant, view, findings=found[:3])
 

@@ -8,6 +8,7 @@ from scipy import stats
 
 from deepcoro.evaluation.intervals import (
     Interval,
+    enough,
     mean_interval,
     paired_difference,
     ratio_interval,
@@ -97,7 +98,14 @@ def test_what_cannot_be_said_is_nan():
     nothing = ratio_interval([0, 0], [0, 0], ["a", "b"])
     assert math.isnan(nothing.value) and math.isnan(nothing.low) and not nothing.excludes(0)
     rare = ratio_interval([1, 0], [2, 0], ["a", "b"])  # a quarter of the resamples have no denominator
-    assert rare == Interval(0.5, 0.5, 0.5)
+    assert rare.value == 0.5 and math.isnan(rare.low) and math.isnan(rare.high)
+    told = np.arange(400) < 8  # no denominator in one of 3,000: those are left out
+    assert ratio_interval(told, told, np.arange(400)) == Interval(1, 1, 1)
+
+
+def test_five_patients_are_enough():
+    assert not enough(["a", "a", "b", "c", "d", "e"], [1, 1, 1, 1, 1, 0])
+    assert enough(["a", "a", "b", "c", "d", "e"], [1, 0, 1, 1, 1, 1])
 
 
 def test_mistakes_are_named():

@@ -1,9 +1,12 @@
 """Metrics of probabilities, from records to intervals and baselines."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
+from deepcoro.evaluation import probabilities
 from deepcoro.evaluation.baselines import fit_constants
 from deepcoro.evaluation.intervals import statistic_interval
 from deepcoro.evaluation.probabilities import measure_probabilities
@@ -52,6 +55,46 @@ def test_the_share_of_the_training_rows_is_the_baseline():
     assert metrics["captioning/segment_ece"].value == pytest.approx(0)  # right on these very rows, bin by bin
     assert metrics["captioning/segment_ece"].baseline == pytest.approx(0)
     assert metrics["captioning/segment_auroc"].value == 0.5
+
+
+def test_the_interval_of_the_calibration_error_covers_what_other_patients_give():
+    """The mean error of many samples is what the interval of one of them has to cover, 19 times of 20."""
+    samples = []
+    for seed in range(40):
+        generator = np.random.default_rng(seed)
+        p = generator.beta(1, 8, size=(60, len(SEGMENTS)))
+        sick = generator.random(p.shape) < p
+        findings = [[Finding(s, stenosis=90) for s, ill in zip(SEGMENTS, row, strict=True) if ill] for row in sick]
+        everybody = np.arange(60)
+        truth = Truth([""] * 60, findings, [None] * 60, ["right"] * 60, [frozenset()] * 60, everybody, everybody)
+        samples.append(measure_probabilities(p, truth, None, 100)["captioning/segment_ece"])
+    expected = np.mean([sample.value for sample in samples])
+    assert all(sample.low <= sample.value <= sample.high for sample in samples)
+    assert np.mean([sample.low <= expected <= sample.high for sample in samples]) > 0.85
+
+
+def test_a_segment_that_few_have_has_no_interval_of_its_area():
+    few = [found if row in (0, 2, 4, 6) else [] for row, found in enumerate([[Finding("d1", stenosis=90)]] * 80)]
+    metrics = measure_probabilities(SURE, replace(TRUTH, findings=few), None, 50)
+    assert np.isnan(metrics["captioning/segment_auroc/d1"].low)  # four patients
+    few[8] = few[0]
+    metrics = measure_probabilities(SURE, replace(TRUTH, findings=few), None, 50)
+    assert not np.isnan(metrics["captioning/segment_auroc/d1"].low)
+
+
+def test_resamples_may_be_taken_a_few_at_a_time(monkeypatch):
+    whole = measure_probabilities(SURE, TRUTH, None, 50)
+    monkeypatch.setattr(probabilities, "_BLOCK", 7 * len(SURE))
+    assert measure_probabilities(SURE, TRUTH, None, 50) == whole
+
+
+def test_rows_whose_findings_are_not_known_are_left_out():
+    known = np.arange(80) % 4 != 0
+    some = measure_probabilities(SURE, replace(TRUTH, known=known), None, 30)
+    alone = measure_probabilities(SURE[known], TRUTH.take(np.flatnonzero(known)), None, 30)
+    for metrics in (some, alone):
+        metrics.pop("captioning/segment_probabilities_share")
+    assert some == alone
 
 
 def test_nobody_is_ill():

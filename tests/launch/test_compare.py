@@ -3,8 +3,10 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from sklearn.metrics import cohen_kappa_score, confusion_matrix, f1_score
 
 from deepcoro.errors import DataError, UserError
+from deepcoro.evaluation.row_metrics import kappa_columns
 from deepcoro.evaluation.rows import rows_path, write_rows
 from deepcoro.launch.compare import compare
 
@@ -92,6 +94,40 @@ def test_each_kind_of_metric(run):
     for name, (first, second) in expected.items():
         assert differences[name].value == pytest.approx(first - second)
         assert differences[name].low <= differences[name].value <= differences[name].high
+
+
+def test_what_is_made_of_several_columns_is_paired(run):
+    """Against scikit-learn on the cells; and a sign that three patients have has no interval."""
+    generator = np.random.default_rng(5)
+    true = generator.integers(0, 5, (40, 6))
+    sides, kappas = [], []
+    for share in (0.8, 0.3):
+        said = np.where(generator.random(true.shape) < share, true, generator.integers(0, 5, true.shape))
+        confusion = np.stack([confusion_matrix(t, s, labels=range(5)) for t, s in zip(true, said, strict=True)])
+        columns = {f"captioning/grade_kappa/{name}": column for name, column in kappa_columns(confusion).items()}
+        for sign in ("stent", "cto"):
+            there = (true > 2) & ((sign == "stent") | (np.arange(40) < 12)[:, None])
+            hits = (there & (said > 2)).sum(axis=1)
+            columns |= {f"captioning/{sign}/hits": hits, f"captioning/{sign}/missed": there.sum(axis=1) - hits}
+            columns[f"captioning/{sign}/false"] = ((said > 2) & ~there).sum(axis=1)
+        columns |= {
+            "captioning/stenosis_mae/error": abs(true - said).sum(axis=1),
+            "captioning/stenosis_mae/number": np.full(40, 6),
+        }
+        sides.append((columns, said))
+        kappas.append(cohen_kappa_score(true.ravel(), said.ravel(), weights="quadratic", labels=range(5)))
+    differences = compare(run("a", sides[0][0]), run("b", sides[1][0]))
+    assert differences.keys() == {
+        f"captioning/{name}" for name in ("stent_f1", "cto_f1", "stenosis_mae", "grade_kappa")
+    }
+    kappa = differences["captioning/grade_kappa"]
+    assert kappa.value == pytest.approx(kappas[0] - kappas[1]) and 0 < kappa.low < kappa.value < kappa.high
+    first, second = (f1_score((true > 2).ravel(), (said > 2).ravel()) for _, said in sides)
+    stent = differences["captioning/stent_f1"]
+    assert stent.value == pytest.approx(first - second) and 0 < stent.low < stent.high
+    errors = [abs(true - said).mean() for _, said in sides]
+    assert differences["captioning/stenosis_mae"].value == pytest.approx(errors[0] - errors[1])
+    assert np.isnan(differences["captioning/cto_f1"].low)
 
 
 def test_a_unit_without_a_value_in_one_run_counts_for_neither(run, capsys):

@@ -45,6 +45,9 @@ def test_signs_by_hand():
     assert where(tables["stenosis_70"]) == {"mid_lad", "mid_rca", "pda"}
     assert where(tables["cto"]) == {"mid_rca"} and where(tables["thrombus"]) == {"mid_lad"}
     assert where(tables["calcification"]) == {"prox_lad", "mid_rca"} and where(tables["stent"]) == {"om1"}
+    assert where(tables["restenosis"]) == {"om1"}
+    milder = sign_tables([[Finding("om1", stent=True, in_stent_restenosis=percent)] for percent in (49, 50)])
+    assert [where(milder["restenosis"], row) for row in range(2)] == [set(), {"om1"}]
     assert not any(table[1].any() for table in tables.values())
 
 
@@ -71,6 +74,11 @@ def test_silence_means_normal_only_where_the_report_names_the_tree():
     assert percent[0, [place("prox_lad"), place("om1"), place("mid_rca")]].tolist() == [80, 0, 100]
     assert np.isnan(percent[0, [place("d1"), place("prox_rca")]]).all()  # a stent without a percent; a tree not named
     assert percent[1, place("pda")] == 0 and (percent[2] == 0).all() and np.isnan(percent[3]).all()
+
+
+def test_a_segment_of_which_nobody_can_read_what_is_said_has_no_number():
+    percent = percents([[Finding("prox_lad", stenosis=80)]], np.ones((1, S), dtype=bool), [("mid_lad", "pda")])
+    assert where(np.isnan(percent)) == {"mid_lad", "pda"} and percent[0, SEGMENTS.index("prox_lad")] == 80
 
 
 def test_grades_are_those_of_the_vocabulary():
