@@ -8,6 +8,7 @@ The answers, from the easiest to beat to the hardest:
 - *same segments*: the set that pays most to call diseased always, chosen on the training rows.
 - *blind*: the best constant of all, chosen on the very rows that are measured: of F1 the best set, of the percent the
   median of each segment. A language model without video writes one text for all, so that none can do better.
+  (Where a text gives no percent, in words that have none or because it names another tree, 0 is taken.)
 - *tree oracle*: told left or right, with a set for each, chosen on the training rows.
 - *another's report*: what the same model wrote of a cine of the same tree of another patient, mean of several draws. It
   claims as often, and the same segments as often: what it lacks is this patient's cine.
@@ -56,8 +57,12 @@ def measure_differences(
     """
     true, in_view = said_truly(truth), known_in_view(truth)
 
+    percents = {"percent": np.where(in_view, true.percent, np.nan)}
+    percents["lesions"] = np.where(percents["percent"] > 0, percents["percent"], np.nan)
+
     def counts_of(texts: Sequence[str]) -> dict[str, NDArray]:
-        return compare_rows(true, said_in(parse_all(texts), truth), in_view)
+        said = said_in(parse_all(texts), truth)
+        return compare_rows(true, said, in_view) | _errors(percents, np.nan_to_num(said.percent))
 
     of_others = [counts_of([written[row] for row in rows]) for rows in _others(truth, num_draws)]
     same: dict[str, NDArray] = {}
@@ -67,8 +72,8 @@ def measure_differences(
         best = best_constant_set((there & in_view).sum(axis=0), in_view.sum(axis=0))
         same |= compare_signs({sign: there}, {sign: constants.signs[sign]}, in_view)
         blind |= compare_signs({sign: there}, {sign: best}, in_view)
-    for name, percent in (("percent", true.percent), ("lesions", np.where(true.percent > 0, true.percent, np.nan))):
-        blind |= _errors_of_medians(name, np.where(in_view, percent, np.nan))
+    for name, percent in percents.items():
+        blind |= _errors({name: percent}, _medians(percent))
     told = np.array([constants.segments if t is None else constants.segments_of_tree[t] for t in truth.trees])
     answers: dict[str, Mapping[str, NDArray]] = {
         MODEL: counts_of(written),
@@ -112,14 +117,21 @@ def _minus(value: _Value, answer: str) -> Callable[[Sums], NDArray[np.float64]]:
     return lambda sums: value(MODEL, sums) - value(answer, sums)
 
 
-def _errors_of_medians(name: str, percent: NDArray[np.float64]) -> dict[str, NDArray]:
-    """Errors of the percent [B, S] (NaN: no number) where each segment is always given its median."""
-    number = ~np.isnan(percent)
-    medians = [
-        np.median(column[there]) if there.any() else 0.0 for column, there in zip(percent.T, number.T, strict=True)
-    ]
-    errors = np.where(number, np.abs(percent - medians), 0.0).sum(axis=1)
-    return {f"{name}/error": errors, f"{name}/number": number.sum(axis=1)}
+def _errors(true: Mapping[str, NDArray[np.float64]], said: NDArray[np.float64]) -> dict[str, NDArray]:
+    """Errors of the percents ``said`` [B, S] or [S] wherever there is a true one [B, S] (NaN: none), so that all
+    answers are held against the same cells."""
+    columns = {}
+    for name, percent in true.items():
+        number = ~np.isnan(percent)
+        columns[f"{name}/error"] = np.where(number, np.abs(np.nan_to_num(percent) - said), 0.0).sum(axis=1)
+        columns[f"{name}/number"] = number.sum(axis=1)
+    return columns
+
+
+def _medians(percent: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of each segment [S] the median of its percents [B, S] (NaN: none), 0 where it has none."""
+    there = ~np.isnan(percent)
+    return np.array([np.median(of[told]) if told.any() else 0.0 for of, told in zip(percent.T, there.T, strict=True)])
 
 
 def _others(truth: Truth, num_draws: int) -> list[list[int]]:

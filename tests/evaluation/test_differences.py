@@ -2,16 +2,19 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from deepcoro.evaluation.differences import measure_differences
 from deepcoro.reports.grammar import Finding, render_report
-from deepcoro.reports.vocabulary import segments_of_tree
+from deepcoro.reports.vocabulary import SEGMENTS, TREES, segments_of_tree
 from tests.evaluation.test_written import constants_of, truth_of
 
 LAD80, LAD90, LCX70, RCA90 = (
     Finding(segment, stenosis=percent)
     for segment, percent in (("prox_lad", 80), ("prox_lad", 90), ("mid_lcx", 70), ("mid_rca", 90))
 )
+TREE = st.sampled_from([None, *TREES])
 # Of the left tree three of four have the LAD, one of them the LCX too; of the right one of four has the RCA.
 ROWS = [
     ([LAD80], "left", "right"),
@@ -54,6 +57,18 @@ def test_who_never_looks_gains_nothing_on_the_report_of_another():
         gain = found[metric]["another's report"][1]
         assert (gain.value, gain.low, gain.high) == pytest.approx((0, 0, 0)), metric
     assert not found["finding_f1"]["tree oracle"][1].excludes(0)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.tuples(st.sampled_from(SEGMENTS), st.sampled_from([None, 30, 70, 90])), max_size=6), TREE)
+def test_no_text_that_is_the_same_for_all_beats_blind(said, tree):
+    findings = {segment: Finding(segment, stenosis=percent, stent=percent is None) for segment, percent in said}
+    truth = truth_of(ROWS)
+    constant = [render_report([*findings.values()], "right", tree)] * len(ROWS)
+    found = measure_differences(constant, truth, constants_of(truth), num_draws=1, num_resamples=2)
+    for metric, answers in found.items():
+        gain = answers["blind"][1].value
+        assert gain <= 1e-9 if metric.endswith("f1") else gain >= -1e-9, metric
 
 
 def test_another_report_is_of_the_same_tree_and_another_patient():
