@@ -91,6 +91,12 @@ def test_when_it_is_asked(tiny_config, report_tokenizer, capsys):
             rows = [[1, *(3 for _ in text.split()), 2] for text in texts]
             return np.array(rows), np.array([len(row) for row in rows])
 
+        def uncut(self):
+            return self
+
+        def prompt(self, *texts):
+            return [1, *(3 for text in texts for _ in text.split())]
+
         def decode(self, ids):
             return " ".join("[UNK]" for _ in ids)
 
