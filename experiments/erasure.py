@@ -29,6 +29,7 @@ import click
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from deepcoro.cli import plain_errors
 from deepcoro.data.schema import STUDIES_SCHEMA, VIDEOS_SCHEMA
@@ -39,6 +40,7 @@ from deepcoro.evaluation.intervals import mean_interval, paired_difference, rati
 from deepcoro.evaluation.report import Metric, format_table, write_summary
 from deepcoro.evaluation.said import parse_all
 from deepcoro.evaluation.shown import shown_lesions
+from deepcoro.evaluation.truth import Truth, known_in_view
 from deepcoro.metrics.erasure import compare_erased
 from deepcoro.metrics.findings import significant_segments
 from deepcoro.reports.vocabulary import SEGMENTS
@@ -172,18 +174,22 @@ def pairs_shown(units: Units, segments: dict[str, str], config: Config) -> list[
 
 
 def measure(
-    before: Sequence[str], after: Sequence[str], segments: Sequence[str], patients: Sequence[str]
+    before: Sequence[str],
+    after: Sequence[str],
+    segments: Sequence[str],
+    patients: Sequence[str],
+    in_view: NDArray[np.bool_],
 ) -> dict[str, Metric]:
     """Metrics ``erasure/...`` of pairs of written reports, with intervals over patients.
 
     ``named``: of the lesions, those that the first report has as significant disease. ``erased``: of these, those that
     are gone from the second, beside the same of the other segments that the first report calls diseased; and the paired
     difference of the two. ``kept``: of all lesions, those that the second report names although they are not there.
-    ``named_less_kept``: the paired difference. ``others_changed``: of the segments in which nothing was done, those
-    whose disease comes or goes.
+    ``named_less_kept``: the paired difference. ``others_changed``: of the segments ``in_view`` [N, S] in which nothing
+    was done, those whose disease comes or goes.
     """
     read = [[report.findings for report in parse_all(texts)] for texts in (before, after)]
-    told = compare_erased(*read, segments)
+    told = compare_erased(*read, segments, in_view)
     first, second = (significant_segments(findings) for findings in read)
     others = first.copy()
     others[np.arange(len(segments)), [SEGMENTS.index(segment) for segment in segments]] = False
@@ -242,12 +248,14 @@ def main(
             written = write_reports(trained, units)
             pairs = pairs_shown(units, segments, config)
             patients = units.column("patient_id")
+            in_view = known_in_view(Truth.of(units, np.arange(len(units)), config))
         pairs = [(one, other) for one, other in pairs if written[one] is not None and written[other] is not None]
         if not pairs:
             raise UserError("no sampled frame shows a lesion that was erased; ask for more --num-patients")
         of_pair = [str(patients[one]) for one, _ in pairs]
         texts = [[cast(str, written[pair[state]]) for pair in pairs] for state in range(2)]
-        metrics = measure(texts[0], texts[1], [segments[patient] for patient in of_pair], of_pair)
+        lesions, shown = [segments[patient] for patient in of_pair], in_view[[one for one, _ in pairs]]
+        metrics = measure(texts[0], texts[1], lesions, of_pair, shown)
         about = {
             "checkpoint": trained.checkpoint.name, "weights": trained.weights, "preset": preset, "seed": str(seed),
             "size": str(size), "num_frames": str(frames), "fps": str(fps), "num_pairs": str(len(pairs)),

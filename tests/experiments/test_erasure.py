@@ -25,7 +25,7 @@ def test_what_goes_and_what_goes_by_chance():
     """Four lesions of the LAD: erased; kept; never named; erased, while another goes and a new one comes."""
     before = [f"{LAD} {RCA}", LAD, RCA, f"{LAD} {RCA}"]
     after = [RCA, LAD, RCA, LCX]
-    metrics = erasure.measure(before, after, ["prox_lad"] * 4, ["a", "a", "b", "c"])
+    metrics = erasure.measure(before, after, ["prox_lad"] * 4, ["a", "a", "b", "c"], np.ones((4, 18), bool))
     assert metrics["erasure/named"].value == 0.75 and metrics["erasure/kept"].value == 0.25
     assert metrics["erasure/named_less_kept"].value == 0.5
     erased = metrics["erasure/erased"]
@@ -64,7 +64,7 @@ def test_pairs_are_of_one_lesion_each(drawn, config):
         clips = reader.read(np.array([one, other]), np.array([one, other]))
         assert clips["valid"].all() and np.abs(clips["clip"][0].astype(int) - clips["clip"][1]).max() > 10
         seeing = [[reader.text(unit)] for unit in (one, other)]
-        assert erasure.measure(*seeing, gone, [patient])["erasure/erased"].value == 1
+        assert erasure.measure(*seeing, [*gone], [patient], np.ones((1, 18), bool))["erasure/erased"].value == 1
 
 
 def test_a_run_is_measured(config, tiny_model, text_folder, tmp_path, monkeypatch):

@@ -119,7 +119,7 @@ def test_clips_of_a_study_that_say_what_its_report_says_point(writer, dataset_fo
     units = PreparedDataset.open(dataset_folder).units("train", "study")
     reader = UnitReader(asked.trained.config, units, None, training=False)
     both, one = asked.write(reader.read(np.arange(2), np.arange(2)), units)
-    assert both.text == f"{RIGHT} {LEFT}" and both.said.trees == ("right", "left") and one.text == other
+    assert both.text == f"{LEFT} {RIGHT}" and both.said.trees == ("left", "right") and one.text == other
     assert [clip for clip, _ in seen] == [0, 1, 2]
     assert [box.video_id for box in both.boxes] == ["v1", "v0"]
     seen.clear()
