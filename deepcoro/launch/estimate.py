@@ -158,7 +158,7 @@ def time_step(
         for _ in range(1 + _TIMED_STEPS):
             begin = time.perf_counter()
             train_step(
-                model, loss, optimizer, batches, weights, config.num_visible, config.training.precision, scaler
+                model, loss, optimizer, batches, weights, config.visible_range[1], config.training.precision, scaler
             ).total.item()  # waits for a GPU
             seconds.append(time.perf_counter() - begin)
         return min(seconds[1:])
