@@ -81,8 +81,8 @@ class MaskedModelingConfig(Section):
     block_max: Size | None = None
     # The motion strategy draws hidden tokens with weights (motion_floor + m)^(1 / motion_temperature), m how much the
     # token changes in time over the mean of its clip. Hotter is more like random, colder hides what moves most.
-    motion_temperature: Annotated[float, Field(gt=0)] = 0.5
-    motion_floor: Annotated[float, Field(gt=0)] = 0.1  # above 0, so that what stands still is hidden now and then
+    motion_temperature: Annotated[float, Field(ge=0.01)] = 1.0
+    motion_floor: Annotated[float, Field(gt=0)] = 0.5  # above 0, so that what stands still is hidden now and then
     mask_ratio_follows: Literal["nothing", "schedule", "loss"] = "nothing"
     ratio_schedule: RatioScheduleConfig = RatioScheduleConfig()
     ratio_control: RatioControlConfig = RatioControlConfig()
