@@ -74,6 +74,7 @@ def test_control_by_hand():
     assert feed(ratio, 0.9, 0.9) == 0.6  # no lower
     assert ratio.average == pytest.approx(0.9)
     assert ratio.num_visible(0) == 1568 - round(1568 * 0.6)
+    assert feed(ratio, *[0.0] * 20) == 0.9  # and no higher
 
 
 def test_a_loss_that_is_missing_or_not_finite_says_nothing():
