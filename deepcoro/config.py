@@ -23,6 +23,7 @@ from deepcoro.config_encoder import (
     VideoEncoderConfig,
     forget_architecture,
 )
+from deepcoro.config_masking import MaskedModelingConfig
 from deepcoro.config_section import Section, overlay, set_at
 from deepcoro.config_seed import SEED_KEYS, from_seed_keys
 from deepcoro.config_training import LossConfig, OptimConfig
@@ -32,7 +33,6 @@ from deepcoro.errors import ConfigError
 _BATCHES_PER_BLOCK, _BLOCK_BYTES = 4, 28 * 2**20
 
 Positive = Annotated[int, Field(gt=0)]
-Rate = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -66,28 +66,6 @@ class CaptioningConfig(Writing):
             raise ValueError(
                 f"captioning.max_generation_length {self.max_generation_length} is more than "
                 f"max_position_embeddings {self.max_position_embeddings}"
-            )
-        return self
-
-
-class MaskedModelingConfig(Section):
-    """Reconstruction of what the encoder was not shown."""
-
-    mask_ratio: Rate = 0.75
-    strategy: Literal["random", "tube"] = "random"
-    decoder_hidden_size: Positive = 256
-    decoder_layers: Positive = 2
-    decoder_heads: Positive = 8
-    mask_token_learnable: bool = True
-    norm_predict_loss: bool = True  # targets normalised within each tubelet
-    loss_type: Literal["mse"] = "mse"
-
-    @model_validator(mode="after")
-    def _check(self) -> MaskedModelingConfig:
-        if self.decoder_hidden_size % self.decoder_heads:
-            raise ValueError(
-                f"masked_modeling.decoder_hidden_size {self.decoder_hidden_size} is not divisible by "
-                f"decoder_heads {self.decoder_heads}"
             )
         return self
 
@@ -200,12 +178,11 @@ class Config(Section):
             )
         if self.num_tokens > 2**16:
             raise ValueError(f"a clip of {self.grid} tokens has more than 65536; use larger tubelets or smaller clips")
-        visible = self.num_visible
-        if self.loss.is_used("masked_modeling") and not 0 < visible < self.num_tokens:
-            raise ValueError(
-                f"masked_modeling.mask_ratio {self.masked_modeling.mask_ratio} of {self.num_tokens} tokens "
-                f"({self.masked_modeling.strategy}) leaves {visible} to see; it must hide some and show some"
-            )
+        self.masked_modeling.check_blocks(self.grid)
+        if self.loss.is_used("masked_modeling"):
+            self.masked_modeling.check_ratios(self.grid)
+            if self.masked_modeling.strategy == "motion" and frames < 2:
+                raise ValueError(f"masked_modeling.strategy=motion needs data.num_frames of 2 or more, got {frames}")
 
     def _check_levels(self) -> None:
         for name in ("contrastive", "captioning"):
@@ -270,10 +247,14 @@ class Config(Section):
 
     @property
     def num_visible(self) -> int:
-        """Tokens the masked pass shows; a tube mask shows whole columns through time."""
-        group = self.grid[0] if self.masked_modeling.strategy == "tube" else 1
-        groups = self.num_tokens // group
-        return (groups - round(groups * self.masked_modeling.mask_ratio)) * group
+        """Tokens the masked pass shows at ``masked_modeling.mask_ratio``, as it always does in an evaluation."""
+        return self.masked_modeling.num_visible(self.grid)
+
+    @property
+    def visible_range(self) -> tuple[int, int]:
+        """The fewest and the most tokens that the masked pass of a training step shows."""
+        low, high = self.masked_modeling.training_ratios
+        return self.masked_modeling.num_visible(self.grid, high), self.masked_modeling.num_visible(self.grid, low)
 
     @property
     def needs_text(self) -> bool:

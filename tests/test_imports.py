@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOUNDATION = {"errors", "levels", "reports"} | {
-    f"config{part}"
-    for part in ("", "_captioning", "_contrastive", "_data", "_encoder", "_seed", "_section", "_training", "_writing")
-}
+CONFIGS = ("captioning", "contrastive", "data", "encoder", "masking", "section", "seed", "training", "writing")
+FOUNDATION = {"errors", "levels", "reports", "config", *(f"config_{part}" for part in CONFIGS)}
 WORKING = {"data", "models", "losses", "metrics"}
 
 # What each part may import besides itself.
@@ -23,6 +21,7 @@ ALLOWED = {
         "config_contrastive",
         "config_data",
         "config_encoder",
+        "config_masking",
         "config_seed",
         "config_section",
         "config_training",
@@ -32,6 +31,7 @@ ALLOWED = {
     "config_contrastive": {"config_section"},
     "config_data": {"errors", "config_section"},
     "config_encoder": {"errors", "config_section"},
+    "config_masking": {"config_section"},
     "config_training": {"errors", "config_section"},
     "config_writing": {"config_section"},
     "config_section": {"errors"},

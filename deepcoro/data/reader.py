@@ -13,7 +13,7 @@ from deepcoro.config import Config
 from deepcoro.data.augment import choose_crop, crop_and_resize, jitter_intensity, move_boxes
 from deepcoro.data.caption_tasks import TASKS, Caption, Region, choose_caption, regions_in_view
 from deepcoro.data.decode import decode_frames, local_copy
-from deepcoro.data.masking import mask_order
+from deepcoro.data.masking import Masking
 from deepcoro.data.order import generator
 from deepcoro.data.sampling import choose_views, frame_indices
 from deepcoro.data.schema import Batch
@@ -35,6 +35,7 @@ class UnitReader:
 
     def __init__(self, config: Config, units: Units, tokenizer: ReportTokenizer | None, training: bool) -> None:
         self.config, self.units, self.tokenizer, self.training = config, units, tokenizer, training
+        self._masking = Masking.from_config(config)
         captions = config.loss.is_used("captioning")
         self._has_tasks = captions and config.captioning.tasks.in_use
         self._draws_captions = training and captions and (self._has_tasks or config.captioning.parallel_share > 0)
@@ -119,7 +120,7 @@ class UnitReader:
     ) -> tuple[dict[str, Any], str | None, list[str | None], list[Caption]]:
         """A row of ``views`` places, its text, the text of each place, and what captioning is asked for, of the row or
         of each place."""
-        data, grid = self.config.data, self.config.grid
+        data = self.config.data
         # What is evaluated is the same in every run, so that runs of two seeds can be compared.
         chance = generator(*((self.config.seed, position, TRAINING) if self.training else (0, position, EVALUATION)))
         rng = chance if self.training else None
@@ -157,8 +158,7 @@ class UnitReader:
             row["angles"][view] = [
                 np.nan if a is None else a for a in (video["primary_angle"], video["secondary_angle"])
             ]
-        orders = [mask_order(self.config.masked_modeling.strategy, grid, chance) for _ in range(views)]
-        row["mask_order"] = np.stack(orders)
+        row["mask_order"] = np.stack([self._masking.order(chance, clip) for clip in row["clip"]])
         row["problem"], row["num_lost"] = "; ".join(problems), np.int64(len(problems))
         row["study_key"] = np.int64(text_key(videos[0]["study_id"]))
         row["unit_id"] = videos[0]["study_id"] if self.units.whole_study else videos[0]["video_id"]

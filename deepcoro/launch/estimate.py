@@ -16,7 +16,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from deepcoro.config import Config
-from deepcoro.data.masking import mask_order
+from deepcoro.data.masking import Masking
 from deepcoro.losses.multitask import MultitaskLoss
 from deepcoro.models.multitask import MultitaskModel
 from deepcoro.models.passes import Pass
@@ -103,13 +103,13 @@ def synthetic_batch(config: Config, rows: int, text_tokens: int, device: torch.d
     """A Batch of noise in the shapes that a step takes, all of it valid; always the same."""
     chance = torch.Generator().manual_seed(0)
     data, views = config.data, config.data.num_videos
-    orders = [
-        mask_order(config.masked_modeling.strategy, config.grid, np.random.default_rng(number))
-        for number in range(rows * views)
-    ]
     shape = (rows, views, data.num_frames, data.frame_size, data.frame_size)
+    clips, masking = torch.randint(0, 256, shape, generator=chance, dtype=torch.uint8), Masking.from_config(config)
+    orders = [
+        masking.order(np.random.default_rng(number), clip) for number, clip in enumerate(clips.flatten(0, 1).numpy())
+    ]
     batch: dict[str, Any] = {
-        "clip": torch.randint(0, 256, shape, generator=chance, dtype=torch.uint8),
+        "clip": clips,
         "valid": torch.ones(rows, views, dtype=torch.bool),
         "angles": torch.zeros(rows, views, 2),
         "view_index": torch.arange(views).expand(rows, -1),
@@ -158,7 +158,7 @@ def time_step(
         for _ in range(1 + _TIMED_STEPS):
             begin = time.perf_counter()
             train_step(
-                model, loss, optimizer, batches, weights, config.num_visible, config.training.precision, scaler
+                model, loss, optimizer, batches, weights, config.visible_range[1], config.training.precision, scaler
             ).total.item()  # waits for a GPU
             seconds.append(time.perf_counter() - begin)
         return min(seconds[1:])

@@ -100,6 +100,7 @@ def passes(
     text_tokens: int | Mapping[str, int],
     views: float | None = None,
     losses: Collection[str] | None = None,
+    num_visible: int | None = None,
 ) -> list[Pass]:
     """The transformers that a row goes through in a training step.
 
@@ -107,6 +108,7 @@ def passes(
         text_tokens: of a text; or, by loss, of those that ``contrastive`` and ``captioning`` read.
         views: clips of a row, ``None`` for as many as the config draws.
         losses: those that the step computes, ``None`` for all that are in use.
+        num_visible: tokens that its masked pass shows, ``None`` for the most that a step of the run does.
     """
     encoder, captioning, masked = config.video_encoder, config.captioning, config.masked_modeling
     assert encoder.width is not None and encoder.depth is not None
@@ -187,7 +189,7 @@ def passes(
             )
         )
     if model.masked_video_modeling is not None and computes("masked_modeling"):
-        k, width = config.num_visible, masked.decoder_hidden_size
+        k, width = num_visible or config.visible_range[1], masked.decoder_hidden_size
         # A wrapped backbone computes hidden tokens too.
         found += encodings(n if hasattr(model.video_encoder, "prepare_masking") else k)
         outside = k * d * width + (n - k) * width * pixels

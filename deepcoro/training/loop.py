@@ -42,6 +42,7 @@ from deepcoro.training.checkpoint import (
     save_checkpoint,
 )
 from deepcoro.training.control import control_group, from_first, note_fatal, raise_fatal, stop_requested, writer_lock
+from deepcoro.training.mask_ratio import MaskRatio
 from deepcoro.training.optim import build_optimizer, load_optimizer, lr_schedule, set_learning_rates
 from deepcoro.training.pictures import draw_pictures
 from deepcoro.training.plan import training_plan
@@ -99,11 +100,13 @@ class Worker:
         self.wrapped = wrap(self.model, self.device, config)
         self.optimizer = build_optimizer(self.model, config.optim)
         self.scaler = torch.amp.GradScaler(self.device.type) if config.training.precision == "fp16" else None
+        self.mask_ratio = MaskRatio(config)
         if checkpoint is not None:
             state = load_training_state(checkpoint)
             self.step = state["step"]
             self.counters |= state.get("counters", {})
             load_optimizer(self.optimizer, state["optimizer"])
+            self.mask_ratio.load_state_dict(state.get("mask_ratio", {}))
             if self.scaler is not None and state["scaler"]:
                 self.scaler.load_state_dict(state["scaler"])
         self.counters["starts"] += 1
@@ -168,7 +171,7 @@ class Worker:
         seed = np.random.SeedSequence([config.seed, self.step, self.rank]).generate_state(1)[0]
         torch.manual_seed(int(seed))
         rates = set_learning_rates(self.optimizer, self.factor_at(self.step))
-        weights = self.weights_at(self.step)
+        weights, num_visible = self.weights_at(self.step), self.mask_ratio.num_visible(self.step)
         batches = [to_torch(batch, self.device) for batch in rows]
         if self.step == 0:
             self._start_bias(batches)
@@ -178,16 +181,20 @@ class Worker:
             self.optimizer,
             batches,
             weights,
-            config.num_visible,
+            num_visible,
             training.precision,
             self.scaler,
             config.optim.max_grad_norm,
         ).on_host()
         self.step += 1
-        told = {"loss_weights": {name: weights[name] for name in result.losses}, "learning_rates": rates}
+        told: dict[str, Any] = {"loss_weights": {name: weights[name] for name in result.losses}}
+        told |= {"learning_rates": rates, "num_visible": num_visible}
         self.bad_steps.look(self.step, result, rows, told, self.scaler)
         if self.average is not None and not result.skipped:
             self.average.update()
+        told_of_masks = self.mask_ratio.scalars(num_visible) if "masked_modeling" in result.losses else {}
+        if not result.skipped and result.valid_share.item() > 0:  # a step that saw nothing has a loss of 0
+            self.mask_ratio.look(result.losses)
         for batch in rows:
             self.positions.add(self.step, batch["position"])
         self.counters["lost_views"] += int(result.lost_views.item())
@@ -198,11 +205,11 @@ class Worker:
                 f"no video could be read in {_MAX_BLIND_STEPS} steps in a row; {self.run}/problems.jsonl says why"
             )
         computed = [name for name, weight in weights.items() if weight > 0]
-        flops = useful_flops(config, self.model, rows, computed) if self.board is not None else None
+        flops = useful_flops(config, self.model, rows, computed, num_visible) if self.board is not None else None
         self.throughput.add(training.batch_size * config.data.num_videos, flops)
         if self.board is not None and (self.step % training.log_every == 0 or self.step == training.num_steps):
             with self.throughput.telling():
-                self._log(self.board, result, rates, weights)
+                self._log(self.board, result, rates, weights, told_of_masks)
                 self.awaited = validation.post_results(self.board, self.run, config, self.awaited)
 
     def _count_cut_texts(self, number: int) -> None:
@@ -243,6 +250,7 @@ class Worker:
                 "optimizer": optimizer,
                 "scaler": self.scaler.state_dict() if self.scaler is not None else {},
                 "counters": self.counters,
+                "mask_ratio": self.mask_ratio.state_dict(),
             }
             try:
                 self.positions.write(self.step)
@@ -351,7 +359,14 @@ class Worker:
                     "goes on from its newest checkpoint"
                 )
 
-    def _log(self, board: Board, result: StepResult, rates: dict[str, float], weights: dict[str, float]) -> None:
+    def _log(
+        self,
+        board: Board,
+        result: StepResult,
+        rates: dict[str, float],
+        weights: dict[str, float],
+        more: dict[str, float],
+    ) -> None:
         scalars = {f"loss/{name}": value.item() for name, value in result.losses.items()}
         scalars |= {"loss/total": result.total.item(), "optim/grad_norm": result.grad_norm.item()}
         scalars |= {f"optim/grad_norm/{name}": value.item() for name, value in result.grad_norms.items()}
@@ -367,4 +382,4 @@ class Worker:
         if self.config.loss.is_used("contrastive"):
             scalars["contrastive/logit_scale"] = self.model.logit_scale.exp().item()
             scalars["contrastive/logit_bias"] = self.model.logit_bias.item()
-        board.scalars(self.step, scalars | self.throughput.read())
+        board.scalars(self.step, scalars | more | self.throughput.read())

@@ -10,6 +10,7 @@ from typing import Any
 
 from deepcoro.config import Config
 from deepcoro.losses.multitask import LossWeightScheduler
+from deepcoro.training.mask_ratio import MaskRatio
 from deepcoro.training.optim import highest_rates, lr_schedule
 
 
@@ -31,6 +32,9 @@ def training_plan(config: Config, groups: Iterable[Mapping[str, Any]]) -> list[s
     rows = [["step", *(str(step + 1) for step in steps)]]
     rows += [[f"learning rate, {name}", *(f"{rate[name]:.3g}" for rate in rates)] for name in rates[0]]
     rows += [[f"loss weight, {name}", *(_weight(weight[name]) for weight in weights)] for name in config.loss.used]
+    if config.loss.is_used("masked_modeling") and config.masked_modeling.mask_ratio_follows != "loss":
+        masks = MaskRatio(config)
+        rows.append(["mask ratio", *(f"{1 - masks.num_visible(step) / config.num_tokens:.3g}" for step in steps)])
     lines = [f"plan: {_schedule(config)}", *_align(rows)]
     lines += _loss_notes(config, num_steps)
     decay = config.optim.layer_decay

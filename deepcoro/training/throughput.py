@@ -40,10 +40,14 @@ def peak_flops(device_name: str, precision: str) -> float | None:
 
 
 def useful_flops(
-    config: Config, model: MultitaskModel, batches: Sequence[Mapping[str, Any]], losses: Collection[str]
+    config: Config,
+    model: MultitaskModel,
+    batches: Sequence[Mapping[str, Any]],
+    losses: Collection[str],
+    num_visible: int | None = None,
 ) -> float | None:
     """Operations that a step needs which computes ``losses`` on ``batches``, a worker's micro-batches as they come out
-    of the data path; ``None`` for a backbone whose operations are not known."""
+    of the data path; ``None`` for a backbone whose operations are not known. ``num_visible`` as for ``passes``."""
     if not is_exact(config, model):
         return None
     total = 0.0
@@ -51,7 +55,7 @@ def useful_flops(
         valid = batch["valid"]
         texts = [name for name in ("contrastive", "captioning") if config.loss.is_used(name)]
         lengths = {name: _mean_length(batch, config.level(name)) for name in texts}
-        found = passes(config, model, lengths, float(valid.sum()) / len(valid), losses)
+        found = passes(config, model, lengths, float(valid.sum()) / len(valid), losses, num_visible)
         total += len(valid) * sum(part.useful_flops for part in found)
     return total
 

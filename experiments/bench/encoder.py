@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from deepcoro.config_encoder import ENCODER_SIZES, VideoEncoderConfig
-from deepcoro.data.masking import mask_order
+from deepcoro.data.masking import Masking
 from deepcoro.models.video_encoder import VideoEncoder
 from experiments.bench.paired import Pairs, device, machine, peak_gb, print_json
 
@@ -97,7 +97,7 @@ def masked(attention: str, quick: bool, rows: int, rounds: int) -> dict[str, Pai
     shape = ENCODER_SIZES["tiny" if quick else "base"]
     encoder = VideoEncoder(frames, size, **shape, attention=attention, pool="mean").to(device(), precision())  # type: ignore[arg-type]
     clip = torch.randn(rows, *encoder.clip_shape, device=device(), dtype=precision())
-    orders = [mask_order("tube", encoder.grid, np.random.default_rng(row)) for row in range(rows)]
+    orders = [Masking("tube", encoder.grid).order(np.random.default_rng(row)) for row in range(rows)]
     order = torch.from_numpy(np.stack(orders).astype(np.int64)).to(device())
     per_frame = encoder.grid[1] * encoder.grid[2]
     runs = {"all": pass_of(encoder, clip, "forward + backward")}

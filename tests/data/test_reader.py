@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from deepcoro.data.masking import STRATEGIES, Masking
 from deepcoro.data.reader import UnitReader
 from deepcoro.data.tables import PreparedDataset
 
@@ -83,6 +84,23 @@ def test_a_position_gives_the_same_row_in_any_company(read):
     assert not np.array_equal(elsewhere["clip"], alone["clip"])
     assert not np.array_equal(elsewhere["mask_order"], alone["mask_order"])
     assert not np.array_equal(read("seed=1", training=True)(["v2"], [12])["clip"], alone["clip"])
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_gives_a_position_its_mask_in_any_company(read, strategy):
+    chosen = (f"masked_modeling.strategy={strategy}", "masked_modeling.mask_ratio=0.5")
+    together = read(*chosen, training=True)(["v0", "v1", "v2"], [10, 11, 12])["mask_order"]
+    alone = read(*chosen, training=True)(["v2"], [12])["mask_order"]
+    assert np.array_equal(together[2], alone[0])
+    assert np.array_equal(np.sort(together, axis=-1), np.broadcast_to(np.arange(18, dtype=np.uint16), (3, 1, 18)))
+
+
+def test_the_motion_strategy_looks_at_the_clip_of_the_row(read, monkeypatch):
+    seen = []
+    order = Masking.order
+    monkeypatch.setattr(Masking, "order", lambda self, rng, clip: seen.append(clip) or order(self, rng, clip))
+    batch = read("masked_modeling.strategy=motion", "data.unit=study", "data.num_videos=2")(["s0"])
+    assert len(seen) == 2 and np.array_equal(np.stack(seen), batch["clip"][0])
 
 
 def test_a_clip_is_told_what_is_in_view(read, report_tokenizer):
