@@ -58,7 +58,7 @@ class UnitReport:
         text: the report; ``None`` where there was nothing to look at.
         said: the text, read back; what of it is not of the canonical wording is ``said.unread``.
         probabilities: of each segment that the report names or passes over; ``None`` where they were not asked for, or
-            the report is not of the canonical wording, which is then in ``problem``.
+            there are none of the report, and ``problem`` then says why.
         boxes: ``None`` where the model was not trained to tell them, or they were not asked for.
         problem: what went wrong, or nothing. A unit may have a report all the same, of the views that could be read.
     """
@@ -118,7 +118,7 @@ class ReportWriter:
         for place, unit in enumerate(rows["position"].tolist()):
             first = units.video_rows(unit)[0]
             found = next(written) if whole[place] else {}
-            problem = "; ".join([*problems[place], *found.pop("problems", ())])
+            problem = "; ".join([*problems[place], *found.pop("problems", ())]).replace(f"{units.root}/", "")
             tree = None if units.whole_study else first["coronary_tree"]
             name = str(rows["unit_id"][place])
             reports.append(UnitReport(unit, name, first["study_id"], tree, **found, problem=problem))
@@ -173,11 +173,12 @@ class ReportWriter:
             valid, views_at = valid[rows], views_at[rows]
         known = unit_probabilities(self.trained.model, self.words, tokens, valid, views_at, asked)
         told: dict[int, list[tuple[str, SegmentProbability]]] = {}
-        for unit, text, about in zip(of_unit, asked, known, strict=True):
+        for unit, text, (about, why) in zip(of_unit, asked, known, strict=True):
             if about is not None:
                 told.setdefault(unit, []).extend((text, one) for one in about.segments)
-            elif "no probabilities" not in " ".join(found[unit]["problems"]):
-                found[unit]["problems"].append("no probabilities: the report is not of the canonical wording")
+                why = f"what is asked of {', '.join(about.left_out)} is too long" if about.left_out else ""
+            if why:
+                found[unit]["problems"].append(f"no probabilities{' of some' if about else ''}: {why}")
         for unit, pairs in told.items():
             found[unit]["probabilities"] = _one_per_segment(pairs, chosen[unit], found[unit]["said"].dominance)
 

@@ -137,7 +137,7 @@ def test_probabilities_are_those_of_the_decoder_and_none_of_another_wording(writ
     asked = writer([LEFT, "Something else."], probabilities=True)
     rows, units = rows_of(asked, wide)
     left, other, _ = asked.write(rows, units)
-    assert other.probabilities is None and "not of the canonical wording" in other.problem
+    assert other.probabilities is None and "not of the canonical wording: something else" in other.problem
     model = asked.trained.model
     with torch.no_grad():
         tokens = model.video_encoder(model.normalise(torch.from_numpy(rows["clip"][0])))
