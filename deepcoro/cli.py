@@ -285,6 +285,9 @@ def generate(run: Path, split: str | None, data: str | None, video: str | None, 
     from deepcoro.launch.generate import generate as write
 
     video, data = video and given_path(video, "--video"), data and given_path(data, "--data")
+    for name in ("output", "picture"):
+        if options[name] is not None and ":/" not in str(options[name]):  # a URI is refused there
+            options[name] = Path(given_path(str(options[name]), f"--{name}"))
     write(found(run), video=video, data=data, split=split, **options)
 
 

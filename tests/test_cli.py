@@ -250,3 +250,11 @@ def test_an_experiment_that_cannot_be_run_is_one_message(tmp_path, text, says):
     for command in ("train", "check"):
         result = run(command, str(tmp_path / "mine.py"))
         assert result.exit_code == 2 and says in result.output and "Traceback" not in result.output
+
+
+def test_what_generate_writes_lies_where_runs_lie(monkeypatch):
+    given = {}
+    monkeypatch.setenv("DEEPCORO_HOME", "/shared/coro")
+    monkeypatch.setattr("deepcoro.launch.generate.generate", lambda run, **options: given.update(options))
+    assert run("generate", "runs/a", "--study", "s", "--output", "a.json", "--picture", "/b.png").exit_code == 0
+    assert (given["output"], given["picture"]) == (Path("/shared/coro/a.json"), Path("/b.png"))

@@ -80,9 +80,18 @@ def _read_pictures(
 def _luma(frame: av.VideoFrame) -> np.ndarray:
     """Grey levels 0-255 of a frame [H, W]; the first plane is that only where the range is full."""
     if frame.format.name not in ("yuvj420p", "yuvj422p", "yuvj444p", "gray"):
-        return frame.to_ndarray(format="rgb24")[..., 0]
+        return _grey(frame.to_ndarray(format="rgb24"))
     plane = frame.planes[0]
     return np.asarray(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: frame.height, : frame.width]
+
+
+def _grey(pixels: np.ndarray) -> np.ndarray:
+    """[..., 3] -> [...]: of grey pixels their level, which is all three channels; of colours the luma of a JPEG (ITU-R
+    BT.601), so that a file has the same levels whatever its codec."""
+    red, green, blue = (pixels[..., channel] for channel in range(3))
+    if np.array_equal(red, green) and np.array_equal(red, blue):
+        return red
+    return (pixels @ np.array([0.299, 0.587, 0.114], np.float32)).round().astype(np.uint8)
 
 
 def _read_decord(path: str, indices: np.ndarray, num_frames: int) -> tuple[int, np.ndarray]:
@@ -90,8 +99,8 @@ def _read_decord(path: str, indices: np.ndarray, num_frames: int) -> tuple[int, 
     if len(reader) != num_frames:
         return len(reader), np.empty((0, 0, 0), np.uint8)
     wanted, back = np.unique(indices, return_inverse=True)
-    frames = reader.get_batch(wanted).asnumpy()[..., 0]  # grey: the three channels are one
-    return len(reader), np.ascontiguousarray(frames)[back]
+    frames = reader.get_batch(wanted).asnumpy()
+    return len(reader), np.ascontiguousarray(_grey(frames))[back]
 
 
 def _read_av(path: str, indices: np.ndarray, num_frames: int) -> tuple[int, np.ndarray]:
@@ -102,7 +111,7 @@ def _read_av(path: str, indices: np.ndarray, num_frames: int) -> tuple[int, np.n
         container.streams.video[0].thread_type = "NONE"
         for frame in container.decode(video=0):
             if found in wanted:
-                kept[found] = frame.to_ndarray(format="rgb24")[..., 0]
+                kept[found] = _grey(frame.to_ndarray(format="rgb24"))
             found += 1
     if found != num_frames:
         return found, np.empty((0, 0, 0), np.uint8)
@@ -150,7 +159,10 @@ def local_copy(uri: str) -> Iterator[str]:
     if "://" not in uri:
         yield uri
         return
-    filesystem, path = fs.FileSystem.from_uri(uri)
+    try:
+        filesystem, path = fs.FileSystem.from_uri(uri)
+    except (OSError, ValueError, NotImplementedError) as error:  # ArrowInvalid is a ValueError
+        raise DataError(f"{uri}: is no URI that can be read: {error}") from error
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / Path(path).name
         try:

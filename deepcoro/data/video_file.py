@@ -20,7 +20,8 @@ _LEAST_FRAMES = 2
 
 
 def video_units(uri: str, angles: tuple[float, float] | None = None, whole_study: bool = False) -> Units:
-    """The one unit of ``uri`` (a path or a URI): its id is the name of the file, nothing is known of its text.
+    """The one unit of ``uri`` (a path or a URI): nothing is known of its text. Its id is ``video``: the name of a file
+    may be a patient's.
 
     Args:
         angles: primary (LAO positive) and secondary (cranial positive), in degrees.
@@ -35,7 +36,7 @@ def video_units(uri: str, angles: tuple[float, float] | None = None, whole_study
     if facts.num_frames < _LEAST_FRAMES:
         raise DataError(f"{uri}: holds {facts.num_frames} frame; one picture is no cine, and models here learn cines")
     primary, secondary = angles or (None, None)
-    name = Path(uri).name
+    name = "video"
     study = {"study_id": name, "patient_id": name, "split": "test"}
     video: dict[str, Any] = {
         "video_id": name,

@@ -6,7 +6,7 @@ Letters: B units, V views, N tokens of a clip, D width, M tokens that the decode
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,13 @@ if TYPE_CHECKING:
 _INDEX = {segment: index for index, segment in enumerate(SEGMENTS)}
 
 
+class Certainty(NamedTuple):
+    """What was found of a unit; or ``None``, and ``why``."""
+
+    found: ReportProbabilities | None
+    why: str = ""
+
+
 @torch.no_grad()
 def unit_probabilities(
     model: MultitaskModel,
@@ -35,7 +42,7 @@ def unit_probabilities(
     valid: Tensor,
     views_at: Tensor,
     texts: Sequence[str],
-) -> list[ReportProbabilities | None]:
+) -> list[Certainty]:
     """Of units with video ``tokens`` [B*V, N, D], views ``valid`` [B, V] taken as ``views_at`` [B, V, 3] what the model
     holds for true of each segment that ``texts`` [B] name or pass over (``models.structured_probabilities``).
 
@@ -43,10 +50,11 @@ def unit_probabilities(
         texts: reports of the units, such as those that ``write_texts`` wrote of the same arguments.
 
     Returns:
-        [B]; ``None`` where there is nothing to be sure of: no view is valid; the text is none of the canonical wording,
-        nor says what one of them does (words that are no report, two trees of one clip); it is longer than the decoder
-        has positions for; or it is put together of several clips' (a study whose clips are written about by
-        themselves), so that no one video stands behind it.
+        [B]; without probabilities where there is nothing to be sure of: no view is valid; the text is none of the
+        canonical wording, nor says just what one of them does (words that are no report, a contradiction, two trees of
+        one clip); all that would be asked is longer than the decoder has positions for; or it is put together of
+        several clips' (a study whose clips are written about by themselves), so that no one video stands behind it.
+        Segments of which alone too long a text would be asked are ``left_out``.
 
     Raises:
         ConfigError: the tokenizer cannot write canonical reports.
@@ -59,37 +67,41 @@ def unit_probabilities(
         raise ValueError(f"expected a text for each of {len(valid)} units, got {len(texts)}")
     automaton = report_automaton(words, model.config)
     memory, mask = model.memory(tokens, valid, views_at)
-    found: list[ReportProbabilities | None] = [None] * len(texts)
     if len(memory) != len(texts):
-        return found
+        return [Certainty(None, "it is put together of several clips' reports")] * len(texts)
     positions = decoder.position_embedding.num_embeddings
     of_text = {text: _questions(automaton, text, positions) for text in set(texts)}
-    asked = {
-        unit: about
-        for unit in torch.nonzero(valid.any(dim=1)).flatten().tolist()
-        if (about := of_text[texts[unit]]) is not None
-    }
+    found, asked = [Certainty(None, "no video could be read")] * len(texts), {}
+    for unit in torch.nonzero(valid.any(dim=1)).flatten().tolist():
+        about = of_text[texts[unit]]
+        if isinstance(about, str):
+            found[unit] = Certainty(None, about)
+        else:
+            asked[unit] = about
     rows = torch.tensor(list(asked), dtype=torch.long, device=memory.device)
     answers = branch_scores(decoder, memory[rows], mask[rows], [about.questions for about in asked.values()])
     for (unit, about), of_unit in zip(asked.items(), answers, strict=True):
-        found[unit] = about.answered(of_unit)
+        found[unit] = Certainty(about.answered(of_unit))
     return found
 
 
-def _questions(automaton: TokenAutomaton, text: str, positions: int) -> ReportQuestions | None:
-    """What to ask about a text; ``None`` where no report says what it does, or it is too long."""
+def _questions(automaton: TokenAutomaton, text: str, positions: int) -> ReportQuestions | str:
+    """What to ask about a text, or why nothing is."""
     from deepcoro.models.structured_probabilities import ReportQuestions
 
     try:
-        asked = ReportQuestions(automaton, text)
-    except ValueError:  # no report says that
-        return None
-    return asked if max(len(ids) for ids, _ in asked.questions) <= positions else None
+        asked = ReportQuestions(automaton, text, positions)
+    except ValueError as error:  # no report says that, and nothing else
+        return str(error)
+    too_long = f"it is too long to be asked about in {positions} tokens (captioning.max_position_embeddings)"
+    return too_long if asked.left_out and not asked.answers_some else asked
 
 
 def segment_probabilities(found: ReportProbabilities) -> NDArray[np.float64] | None:
     """Probability of significant disease of each segment [S]; 0 of those that the report cannot name, such as those of
-    the tree that it is not about. ``None`` where the model holds the report for impossible."""
+    the tree that it is not about. ``None`` where the model holds the report for impossible, or some are left out."""
+    if found.left_out:
+        return None
     table = np.zeros(len(SEGMENTS))
     for one in found.segments:
         table[_INDEX[one.segment]] = one.significant

@@ -142,7 +142,7 @@ def _records(
             for record, written in zip(records, texts, strict=True):
                 record["generated"] = written
             if probabilities:
-                for record, found in zip(records, unit_probabilities(model, tokenizer, *seen, texts), strict=True):
+                for record, (found, _) in zip(records, unit_probabilities(model, tokenizer, *seen, texts), strict=True):
                     record["segment_probabilities"] = None if found is None else segment_probabilities(found)
             if units is not None and config.measures_grounding:
                 lesions = [shown_lesions(units, unit, config) for unit in batch["position"].tolist()]

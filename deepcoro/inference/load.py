@@ -6,6 +6,7 @@ Letters: B rows, V views, T frames, H W pixels, E embedding.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -96,8 +97,9 @@ class TrainedModel:
             part |= {"num_beams": num_beams, "do_sample": False, "temperature": 1.0, "top_k": None, "top_p": None}
             part |= {} if num_beams > 1 else {"length_penalty": 1.0}
         config = self.config.merge({"captioning": part})
-        self.model.config = config
-        return replace(self, config=config)
+        model = copy.copy(self.model)  # the same weights; only the copy's config is another
+        model.config = config
+        return replace(self, model=model, config=config)
 
     @property
     def device(self) -> torch.device:

@@ -84,7 +84,7 @@ def _rows(values: Sequence[Any] | None, row: Any) -> list[dict[str, Any]] | None
 
 
 def _number(value: float | None) -> float | None:
-    return None if value is None or math.isnan(value) else value
+    return None if value is None or math.isnan(value) else min(max(value, 0.0), 1.0)  # a sum may be 1 + 1e-16
 
 
 class ReportTable:
@@ -113,7 +113,8 @@ class ReportTable:
 
     def _write(self, number: int) -> None:
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self.folder / f"part-{self._files:05d}.parquet", self.schema)
+            with _told(self.folder):
+                self._writer = pq.ParquetWriter(self.folder / f"part-{self._files:05d}.parquet", self.schema)
             self._files += 1
         rows, self._waiting = self._waiting[:number], self._waiting[number:]
         with _told(self.folder):
@@ -124,7 +125,8 @@ class ReportTable:
 
     def _end_file(self) -> None:
         if self._writer is not None:
-            self._writer.close()
+            with _told(self.folder):
+                self._writer.close()
         self._writer, self._rows_of_file = None, 0
 
 

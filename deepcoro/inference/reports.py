@@ -30,7 +30,7 @@ from deepcoro.evaluation.units import (
 from deepcoro.inference.load import TrainedModel
 from deepcoro.models.structured_probabilities import SegmentProbability
 from deepcoro.reports.grammar import Finding, ParsedReport, parse_report, render_finding
-from deepcoro.reports.vocabulary import SEGMENTS
+from deepcoro.reports.vocabulary import SEGMENTS, tree_of
 
 BLANK = 8  # grey levels: a clip whose pixels all lie this close together shows nothing
 
@@ -58,7 +58,7 @@ class UnitReport:
         text: the report; ``None`` where there was nothing to look at.
         said: the text, read back; what of it is not of the canonical wording is ``said.unread``.
         probabilities: of each segment that the report names or passes over; ``None`` where they were not asked for, or
-            the report is not of the canonical wording, which is then in ``problem``.
+            there are none of the report, and ``problem`` then says why.
         boxes: ``None`` where the model was not trained to tell them, or they were not asked for.
         problem: what went wrong, or nothing. A unit may have a report all the same, of the views that could be read.
     """
@@ -118,7 +118,7 @@ class ReportWriter:
         for place, unit in enumerate(rows["position"].tolist()):
             first = units.video_rows(unit)[0]
             found = next(written) if whole[place] else {}
-            problem = "; ".join([*problems[place], *found.pop("problems", ())])
+            problem = "; ".join([*problems[place], *found.pop("problems", ())]).replace(f"{units.root}/", "")
             tree = None if units.whole_study else first["coronary_tree"]
             name = str(rows["unit_id"][place])
             reports.append(UnitReport(unit, name, first["study_id"], tree, **found, problem=problem))
@@ -172,14 +172,15 @@ class ReportWriter:
             tokens = tokens.unflatten(0, tuple(valid.shape))[rows].flatten(0, 1)
             valid, views_at = valid[rows], views_at[rows]
         known = unit_probabilities(self.trained.model, self.words, tokens, valid, views_at, asked)
-        told: dict[int, list[SegmentProbability]] = {}
-        for unit, about in zip(of_unit, known, strict=True):
+        told: dict[int, list[tuple[str, SegmentProbability]]] = {}
+        for unit, text, (about, why) in zip(of_unit, asked, known, strict=True):
             if about is not None:
-                told.setdefault(unit, []).extend(about.segments)
-            elif "no probabilities" not in " ".join(found[unit]["problems"]):
-                found[unit]["problems"].append("no probabilities: the report is not of the canonical wording")
-        for unit, segments in told.items():
-            found[unit]["probabilities"] = tuple(sorted(segments, key=lambda p: SEGMENTS.index(p.segment)))
+                told.setdefault(unit, []).extend((text, one) for one in about.segments)
+                why = f"what is asked of {', '.join(about.left_out)} is too long" if about.left_out else ""
+            if why:
+                found[unit]["problems"].append(f"no probabilities{' of some' if about else ''}: {why}")
+        for unit, pairs in told.items():
+            found[unit]["probabilities"] = _one_per_segment(pairs, chosen[unit], found[unit]["said"].dominance)
 
     def _add_boxes(
         self,
@@ -225,6 +226,26 @@ def _first_that_says(texts: Sequence[str | None], text: str) -> int:
         return texts.index(text)
     tree = parse_report(text).tree
     return next(place for place, other in enumerate(texts) if other and parse_report(other).tree == tree)
+
+
+def _one_per_segment(
+    told: Sequence[tuple[str, SegmentProbability]], texts: Sequence[str], dominance: str | None
+) -> tuple[SegmentProbability, ...]:
+    """Texts of both trees pass over a PDA, say, and each has a probability of it. That of the text that names the
+    segment counts, or else of the text of the tree in which it lies in this heart, where there is one.
+
+    Args:
+        told: texts, and what was found of each.
+        texts: all of the report.
+    """
+    tree_of_text = {text: parse_report(text).tree for text in texts}
+    kept: dict[str, SegmentProbability] = {}
+    for text, one in told:
+        home = tree_of(one.segment, dominance)
+        at_home = tree_of_text[text] == home or home not in tree_of_text.values()
+        if one.sentence is not None or (at_home and one.segment not in kept):
+            kept[one.segment] = one
+    return tuple(kept[segment] for segment in SEGMENTS if segment in kept)
 
 
 def is_blank(clip: np.ndarray) -> np.ndarray:

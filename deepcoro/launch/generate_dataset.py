@@ -52,7 +52,7 @@ def generate_dataset(
     """
     set_environment()
     how = how or How()
-    how.check()
+    how.check(makes_folders=True)
     writer = open_writer(run, how, boxes=True)
     dataset = PreparedDataset.open(data)
     config = writer.trained.config
@@ -175,7 +175,8 @@ class Pace:
         lines = [
             f"{self.done - self.unwritten:,} reports of {self.done:,} {self.unit}; {self.clips:,} clips in "
             f"{self.seconds:.1f} s: {self.clips / self.seconds:.1f} clips/s, of which "
-            f"{min(1.0, self.waited / self.seconds):.0%} of the time waiting for data"
+            f"{min(1.0, self.waited / self.seconds):.0%} of the time waiting for data (the first batch counts "
+            "from when it was decoded)"
         ]
         if self.problems:
             lines.append(

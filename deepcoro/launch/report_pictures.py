@@ -50,6 +50,9 @@ def sheet_rows(
         about = [report.unit_id, report.tree and f"{report.tree} tree", split]
         truth = reader.text(report.unit) if knows_truth else None
         notes = [report.problem] if report.problem else unreadable  # the same failure is told once
+        pointed = {(box.video_id, box.frame) for box in report.boxes or ()}
+        if len(pointed) > MOST_FRAMES:
+            notes = [*notes, f"{MOST_FRAMES} of {len(pointed)} frames with findings shown"]
         title = "   ".join(part for part in about if part)
         rows.append(Row(title, frames, report.text, truth, knows_truth, notes))
     return rows

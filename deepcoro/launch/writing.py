@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +11,13 @@ from typing import Literal
 
 import torch
 
-from deepcoro.errors import DataError
+from deepcoro.errors import ConfigError, DataError
 from deepcoro.inference.load import load
 from deepcoro.inference.report_table import refuse_existing
 from deepcoro.inference.reports import ReportWriter
 from deepcoro.training.checkpoint import Weights
+
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")  # a Path makes one slash of two
 
 
 @dataclass(frozen=True)
@@ -40,16 +44,28 @@ class How:
     output: Path | None = None
     picture: Path | None = None
 
-    def check(self) -> None:
+    def check(self, makes_folders: bool = False) -> None:
         """Refuse now what could not be written in the end.
 
+        Args:
+            makes_folders: whether ``output`` is a folder that is made, with those above it.
+
         Raises:
+            ConfigError: a URI, or one place for both.
             DataError: there is something at ``output``, or a folder is not there.
         """
+        for option, path in (("--output", self.output), ("--picture", self.picture)):
+            if path is None:
+                continue
+            if _URI.match(str(path)):
+                raise ConfigError(f"{option} {path}: is a URI, and is written to a disk only; give a path, and copy it")
+            made = makes_folders and option == "--output"
+            if not made and not path.parent.is_dir():
+                raise DataError(f"{path}: there is no folder {path.parent}; make it, or give another one")
         if self.output is not None:
             refuse_existing(self.output)
-        if self.picture is not None and not self.picture.parent.is_dir():
-            raise DataError(f"{self.picture}: there is no folder {self.picture.parent}; make it, or give another one")
+            if self.picture is not None and self.picture.resolve() == self.output.resolve():
+                raise ConfigError(f"--output and --picture are both {self.output}; give each its own")
 
 
 def open_writer(run: str | Path, how: How, boxes: bool) -> ReportWriter:
@@ -63,8 +79,13 @@ def open_writer(run: str | Path, how: How, boxes: bool) -> ReportWriter:
         ConfigError: the run was trained without captioning; or it cannot write so (``ReportWriter``).
     """
     trained = load(run, how.checkpoint, how.weights).writing_as(how.num_beams, how.structured)
-    probabilities = how.form == "json" if how.probabilities is None else how.probabilities
-    writer = ReportWriter(trained, probabilities, boxes)
+    try:
+        writer = ReportWriter(trained, how.form == "json" if how.probabilities is None else how.probabilities, boxes)
+    except ConfigError as error:
+        if how.form != "json" or how.probabilities is not None:
+            raise
+        writer = ReportWriter(trained, False, boxes)  # where that was not the reason, it is refused again
+        print(f"There are no probabilities of findings: {error}", file=sys.stderr)
     trained.model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     return writer
 

@@ -35,7 +35,8 @@ from deepcoro.models.branches import Question
 from deepcoro.models.captioning_decoder import CaptioningDecoder
 from deepcoro.models.structured import After, Node, TokenAutomaton
 from deepcoro.reports.automaton import STENOSIS_SAID, WORDS_OF_STENOSIS, State
-from deepcoro.reports.vocabulary import is_significant
+from deepcoro.reports.grammar import parse_report
+from deepcoro.reports.vocabulary import VESSELS, is_significant
 
 WORDS = ("unnamed", "unsaid", *WORDS_OF_STENOSIS)
 _PERCENT = {"none": 0, "mild": 1, "moderate": 50, "severe": 70, "critical": 90, "total": 100, "cto": 100}
@@ -76,11 +77,13 @@ class SegmentProbability:
 
 @dataclass(frozen=True)
 class ReportProbabilities:
-    """Of a report: its canonical text, the log of that text's probability under q, and its segments in their order."""
+    """Of a report: its canonical text, the log of that text's probability under q (NaN where it is too long to be
+    read), its segments in their order, and those left out since what is asked of them is too long."""
 
     text: str
     log_probability: float
     segments: tuple[SegmentProbability, ...]
+    left_out: tuple[str, ...] = ()
 
 
 def report_probabilities(automaton: TokenAutomaton, text: str, next_scores: NextScores) -> ReportProbabilities:
@@ -88,12 +91,13 @@ def report_probabilities(automaton: TokenAutomaton, text: str, next_scores: Next
 
     Args:
         automaton: of the reports that may be written.
-        text: a report of its language, such as a written one, or any other that says the same
+        text: a report of its language, such as a written one, or any other that says the same and nothing else
             (``ReportAutomaton.canonical``): case, spacing and order change nothing.
         next_scores: the model: texts from the start token on -> log-probabilities, or logits, of the next token [R, V].
 
     Raises:
-        ValueError: no report of the automaton's language says that.
+        ValueError: no report of the automaton's language says that, a phrase of it cannot be read, or it contradicts
+            itself.
     """
     asked = ReportQuestions(automaton, text)
     scores = next_scores([ids for ids, _ in asked.questions])
@@ -108,22 +112,40 @@ class ReportQuestions:
 
     Args:
         automaton, text: as of ``report_probabilities``.
+        positions: tokens that can be read at most; segments of which more would have to be are left out.
 
     Raises:
-        ValueError: no report of the automaton's language says that.
+        ValueError: as ``report_probabilities``.
     """
 
-    def __init__(self, automaton: TokenAutomaton, text: str) -> None:
+    def __init__(self, automaton: TokenAutomaton, text: str, positions: int | None = None) -> None:
         if automaton.automaton.read(text) is None:
+            _refuse_lossy(text)
             text = automaton.automaton.canonical(text)
+        room = math.inf if positions is None else positions
         self.text, self._automaton = text, automaton
-        self._slots, self.ids = _slots(automaton, text)
-        self._spelled = _open_places(automaton, self.ids)
+        slots, self.ids = _slots(automaton, text)
+        places = _open_places(automaton, self.ids)
+        self._spelled = [(place, tokens) for place, tokens in places if place <= room]
+        self._whole = len(self._spelled) == len(places)
         self.questions: list[Question] = [(self.ids[:place], tokens) for place, tokens in self._spelled]
+        self._slots: list[_Slot] = []
         self._first: list[int] = []  # number of the first question of each slot
-        for slot in self._slots:
+        left_out: list[str] = []
+        for slot in slots:
+            forks = [(slot.ids + ids, tokens) for ids, tokens, _ in _ways(automaton, slot).forks]
+            if max([slot.end - 1, *(len(ids) for ids, _ in forks)]) > room:
+                left_out += [segment for segment, _ in slot.asked(automaton)]
+                continue
+            self._slots.append(slot)
             self._first.append(len(self.questions))
-            self.questions += [(slot.ids + ids, tokens) for ids, tokens, _ in _ways(automaton, slot).forks]
+            self.questions += forks
+        self.left_out = tuple(left_out)
+
+    @property
+    def answers_some(self) -> bool:
+        """Whether there is a segment that is not left out."""
+        return bool(self._slots)
 
     def answered(self, answers: Sequence[Sequence[float]]) -> ReportProbabilities:
         """``answers``: for each question log q of each of its ids."""
@@ -141,7 +163,7 @@ class ReportQuestions:
                     words[word if named == order else "unnamed"] += mass / total
                 sentence = math.exp(sum(logs[slot.begin : slot.end])) if slot.named == segment else None
                 found.append(SegmentProbability(segment, words, sentence))
-        return ReportProbabilities(self.text, sum(logs), tuple(found))
+        return ReportProbabilities(self.text, sum(logs) if self._whole else math.nan, tuple(found), self.left_out)
 
 
 def decoder_scores(decoder: CaptioningDecoder, video_tokens: Tensor, video_mask: Tensor, rows: int = 64) -> NextScores:
@@ -164,6 +186,18 @@ def decoder_scores(decoder: CaptioningDecoder, video_tokens: Tensor, video_mask:
         return torch.cat(found)
 
     return next_scores
+
+
+def _refuse_lossy(text: str) -> None:
+    """Raise ``ValueError`` where the canonical report of what was read would not say all that ``text`` says."""
+    read = parse_report(text)
+    if read.unread:
+        raise ValueError(f"it says what is not of the canonical wording: {'; '.join(read.unread)}")
+    found = {finding.segment for finding in read.findings}
+    for vessels in VESSELS.values():
+        for vessel in read.normal:
+            if found & set(vessels.get(vessel, ())):
+                raise ValueError(f"it contradicts itself: {vessel} is normal, and a segment of it has a finding")
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def test_it_is_sampled_and_cropped_as_in_a_dataset(file, make_dataset, tiny_conf
         UnitReader(config, units, None, training=False).read(zero, zero)
         for units in (video_units(str(file), (-30.0, 20.0)), PreparedDataset.open(folder).units("train"))
     ]
-    assert rows[0]["valid"].all() and rows[0]["unit_id"].tolist() == ["cine.avi"]
+    assert rows[0]["valid"].all() and rows[0]["unit_id"].tolist() == ["video"]
     for name in ("clip", "angles", "view_index"):
         assert np.array_equal(rows[0][name], rows[1][name]), name
     study = video_units(str(file), whole_study=True)

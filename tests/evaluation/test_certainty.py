@@ -26,6 +26,8 @@ WHOLE = f"Right dominance. {LEFT} Right coronary tree. RCA: normal. PDA: normal.
 def asked(tiny_config, tiny_model, random_batch, report_tokenizer):
     """``asked(assignments, texts, valid)`` -> what comes back, and the same by the plain way where that is not None."""
 
+    whys = []
+
     def ask(assignments, texts, views=1, invalid=()):
         config = tiny_config(*LONG, *assignments)
         model, batch = tiny_model(config).eval(), random_batch(config, rows=len(texts), views=views)
@@ -33,15 +35,17 @@ def asked(tiny_config, tiny_model, random_batch, report_tokenizer):
         with torch.no_grad():
             tokens = model.video_encoder(model.normalise(batch["clip"]).flatten(0, 1))
             seen = (tokens, batch["valid"], model.views_at(batch))
-            found = unit_probabilities(model, report_tokenizer, *seen, texts)
+            certain = unit_probabilities(model, report_tokenizer, *seen, texts)
             memory, mask = model.memory(*seen)
+        found, whys[:] = ([getattr(one, name) for one in certain] for name in ("found", "why"))
         automaton, plain = report_automaton(report_tokenizer, config), []
         for unit, one in enumerate(found):
-            if one is not None:
+            if one is not None and not one.left_out:
                 scores = decoder_scores(model.captioning_decoder, memory[unit : unit + 1], mask[unit : unit + 1])
                 plain.append((one, report_probabilities(automaton, texts[unit], scores)))
         return found, plain
 
+    ask.whys = whys
     return ask
 
 
@@ -52,8 +56,35 @@ def same(pairs):
             assert mine.segment == plain.segment and mine.words == pytest.approx(plain.words, abs=1e-5)
 
 
+def test_what_a_text_says_beside_the_wording_is_not_left_out_of_what_is_asked(asked):
+    """Each of these has a finding that can be read, and says more, or the opposite."""
+    texts = [
+        "Left coronary tree. Left main: normal. Proximal LAD: 70% stenosis (mild). LCX: normal.",
+        "Left coronary tree. Left main: normal. LAD: normal. Proximal LAD: 80% stenosis (severe). LCX: normal.",
+        "Left coronary tree. Proximal LAD: 80% stenosis (severe). Proximal LAD: 20% stenosis (mild). LCX: normal.",
+        "Left coronary tree. Proximal LAD: 80% stenosis (severe). A fine heart.",
+        LEFT,
+    ]
+    found, _ = asked((), texts)
+    assert [one is not None for one in found] == [False] * 4 + [True]
+    for why, says in zip(asked.whys, ("70% stenosis (mild)", "LAD is normal", "20% stenosis", "a fine heart")):
+        assert says in why
+
+
+def test_segments_of_which_alone_too_long_a_text_is_asked_are_left_out(asked):
+    """What could be said at the end of this report is longer than what there is room for."""
+    said = [f"{name} LAD: 80% stenosis (severe), thrombus, TIMI 2 flow." for name in ("Proximal", "Mid", "Distal")]
+    text = f"Left coronary tree. Left main: normal. {' '.join(said)} LCX: normal."
+    (whole,), _ = asked(LONG, [text])
+    (some,), _ = asked(("captioning.max_position_embeddings=64", "captioning.max_generation_length=60"), [text])
+    assert not whole.left_out and some.left_out and some.segments
+    assert [*(one.segment for one in some.segments), *some.left_out] == [one.segment for one in whole.segments]
+    assert all(sum(one.words.values()) == pytest.approx(1) for one in some.segments)
+    assert segment_probabilities(whole) is not None and segment_probabilities(some) is None
+
+
 def test_clips_and_those_that_are_not_asked(asked):
-    """No view, no report, two trees of one clip, and more than the decoder has positions for."""
+    """No view, no report, two trees of one clip; and of one too long for the decoder, its beginning."""
     long = " ".join(
         f"{name}: 80% stenosis (severe), severe calcification, thrombus, TIMI 2 flow, treated by PCI."
         for name in ("Left main", "Proximal LAD", "Mid LAD", "Distal LAD", "First diagonal")
@@ -61,7 +92,8 @@ def test_clips_and_those_that_are_not_asked(asked):
     texts = [LEFT, RIGHT, LEFT, "the heart is fine", f"{LEFT} {RIGHT}", f"Left coronary tree. {long} LCX: normal.", ""]
     short = ("captioning.max_position_embeddings=80", "captioning.max_generation_length=70")
     found, pairs = asked(short, texts, invalid=(2,))
-    assert [one is not None for one in found] == [True, True, False, False, False, False, False]
+    assert [one is not None for one in found] == [True, True, False, False, False, True, False]
+    assert "dist_lad" in found[5].left_out and np.isnan(found[5].log_probability)
     same(pairs)
 
 

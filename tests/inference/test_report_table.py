@@ -90,3 +90,18 @@ def test_json_names_both_probabilities_of_a_finding_and_has_no_nan():
     assert without["findings"][0]["sentence_probability"] is None and without["probabilities"] is None
     json.dumps([told, unknown, without], allow_nan=False)
     assert REPORTS_SCHEMA.names[:3] == ["unit_id", "study_id", "split"]
+
+
+def test_a_probability_is_no_more_than_1_and_a_full_disk_is_told(tmp_path, monkeypatch):
+    over = report_json(report(probabilities=(probability(severe=1 + 1e-12),)))
+    assert over["findings"][0]["significant_probability"] == 1.0 == over["probabilities"][0]["severe"]
+
+    def full(self):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(report_table.pq.ParquetWriter, "close", full)
+    with (
+        pytest.raises(DataError, match="cannot be written .No space left"),
+        write_table(tmp_path / "out", {}, "7", "ema") as table,
+    ):
+        table.add([report()], "val")

@@ -137,7 +137,7 @@ def test_probabilities_are_those_of_the_decoder_and_none_of_another_wording(writ
     asked = writer([LEFT, "Something else."], probabilities=True)
     rows, units = rows_of(asked, wide)
     left, other, _ = asked.write(rows, units)
-    assert other.probabilities is None and "not of the canonical wording" in other.problem
+    assert other.probabilities is None and "not of the canonical wording: something else" in other.problem
     model = asked.trained.model
     with torch.no_grad():
         tokens = model.video_encoder(model.normalise(torch.from_numpy(rows["clip"][0])))
@@ -149,6 +149,39 @@ def test_probabilities_are_those_of_the_decoder_and_none_of_another_wording(writ
     known = left.probability("prox_lad")
     assert known.significant == pytest.approx(true["prox_lad"].significant)
     assert known.sentence == pytest.approx(true["prox_lad"].sentence)
+
+
+def test_a_segment_of_a_joined_report_has_the_probability_of_the_text_that_it_is_in(writer, wide, monkeypatch):
+    """Either tree's text could name a PDA. Its probability is that of the text that names it, or of its tree's text."""
+    from deepcoro.models.structured_probabilities import decoder_scores, report_probabilities
+    from deepcoro.models.structured_writing import reports_of_units
+
+    monkeypatch.setattr("deepcoro.inference.reports.write_regions", lambda *given: [None] * len(given[5]))
+    right = "Right coronary tree. RCA: normal. PDA: 80% stenosis (severe). Posterolateral: normal."
+    left_dominant = f"{LEFT} PDA: 70% stenosis (severe)."
+    for of_left, of_right, owners in (
+        (LEFT, right, {"pda": "right", "posterolateral": "right"}),
+        (left_dominant, "Right coronary tree. RCA: normal.", {"pda": "left", "posterolateral": "left"}),
+    ):
+        asked = writer([of_left, of_right], *CLIPS, "data.num_videos=3", probabilities=True)
+        rows, units = rows_of(asked, wide, "study")
+        (report,) = asked.write(rows, units)
+        segments = [one.segment for one in report.probabilities]
+        assert len(set(segments)) == len(segments) > 10
+        model, automaton, true = asked.trained.model, reports_of_units(asked.words, False, "Cap: "), {}
+        views = [units.video_rows(0)[view]["coronary_tree"] for view in range(2)]
+        for view, text in enumerate((of_left, of_right)):
+            with torch.no_grad():
+                tokens = model.video_encoder(model.normalise(torch.from_numpy(rows["clip"][0, view : view + 1])))
+            there = torch.ones(tokens.shape[:2], dtype=torch.bool)
+            scores = decoder_scores(model.captioning_decoder, tokens, there)
+            for one in report_probabilities(automaton, text, scores).segments:
+                true[views[view], one.segment] = one
+        for segment, owner in owners.items():
+            assert report.probability(segment).words == pytest.approx(true[owner, segment].words)
+            others = [one.words for (tree, of), one in true.items() if of == segment and tree != owner]
+            assert all(report.probability(segment).words != pytest.approx(words) for words in others)
+    assert others == []  # a right tree that ends after the RCA passes no posterolateral branch over
 
 
 def test_a_run_without_captioning_is_refused(task_config, tiny_model, task_tokenizer):

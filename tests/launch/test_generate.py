@@ -11,8 +11,9 @@ from PIL import Image
 from deepcoro.data.tables import PreparedDataset
 from deepcoro.errors import CheckpointError, ConfigError, DataError
 from deepcoro.inference.load import load
+from deepcoro.inference.reports import ReportWriter
 from deepcoro.launch.generate import generate
-from deepcoro.launch.generate_units import find_split, generate_study, generate_video
+from deepcoro.launch.generate_units import find_split, generate_study
 from deepcoro.launch.writing import How
 
 
@@ -110,17 +111,19 @@ def test_json_goes_to_a_file_that_was_not_there_and_a_picture_beside_it(make_run
         generate(run, "s0", **asked)
 
 
-def test_a_video_file_is_read_as_the_dataset_reads_it(make_run, dataset_folder, capsys):
+def test_a_video_file_is_read_as_the_dataset_reads_it(make_run, dataset_folder, capsys, monkeypatch):
     run, file = make_run(), str(Path(dataset_folder) / "videos" / "v2.avi")
     (of_study,) = generate(run, "s1")
     (of_video,) = generate(run, video=file)
-    assert (of_video.unit_id, of_video.text) == ("v2.avi", of_study.text)
+    assert (of_video.unit_id, of_video.text) == ("video", of_study.text)
     printed = capsys.readouterr().out.split("\n\n")[-1]
-    assert printed.startswith("v2.avi\n  written  ") and "true" not in printed
+    assert printed.startswith("video\n  written  ") and "true" not in printed
     studies = make_run("data.unit=study", "data.num_videos=2")
-    assert generate(studies, video=file, angles=(-30.0, 20.0))[0].text == generate_video(
-        studies, file, angles=(-30.0, 20.0)
-    )[0].text  # fmt: skip
+    seen = []
+    write = ReportWriter.write
+    monkeypatch.setattr(ReportWriter, "write", lambda self, rows, units: seen.append(rows) or write(self, rows, units))
+    generate(studies, video=file, angles=(-30.0, 20.0))
+    assert seen[0]["angles"].tolist() == [[[-30.0, 20.0]]]
 
 
 def test_angles_that_nothing_looks_at_and_files_that_are_no_cines_are_refused(make_run, dataset_folder, tmp_path):
@@ -160,12 +163,41 @@ def test_options_that_do_not_go_together_are_refused_before_anything_is_loaded(g
 def test_what_could_not_be_written_in_the_end_is_refused_before_anything_is_loaded(tmp_path):
     with pytest.raises(DataError, match="is there already"):
         generate("no/such/run", "s0", output=tmp_path)
-    with pytest.raises(DataError, match="there is no folder"):
-        generate("no/such/run", "s0", picture=tmp_path / "no" / "such.png")
+    for where in ("output", "picture"):
+        with pytest.raises(DataError, match="there is no folder"):
+            generate("no/such/run", "s0", **{where: tmp_path / "no" / "such.png"})
+        with pytest.raises(ConfigError, match=f"--{where} s3:.* is a URI"):
+            generate("no/such/run", "s0", **{where: Path("s3://bucket/x")})
+    with pytest.raises(ConfigError, match="are both"):
+        generate("no/such/run", "s0", output=tmp_path / "x", picture=tmp_path / "." / "x")
+
+
+def test_probabilities_are_told_and_in_json_they_are_left_out_where_the_tokenizer_cannot(make_run, monkeypatch, capsys):
+    run = make_run("captioning.max_position_embeddings=160", "captioning.max_generation_length=150")
+    (row,) = generate(run, "s1", form="json", structured=True)
+    told = json.loads(capsys.readouterr().out)["reports"][0]
+    assert row.said.findings and told["probabilities"] and len(told["findings"]) == len(row.said.findings)
+    assert all(0 <= finding["sentence_probability"] <= 1 for finding in told["findings"])
+    generate(run, "s1", probabilities=True, structured=True)
+    known = row.probability(row.said.findings[0].segment)
+    assert f"{known.segment}: significant with probability {known.significant:.3f}, this" in capsys.readouterr().out
+
+    def refuse(*_):
+        raise ConfigError("the tokenizer cannot write")
+
+    monkeypatch.setattr("deepcoro.inference.reports.report_automaton", refuse)
+    generate(run, "s1", form="json")
+    out, err = capsys.readouterr()
+    assert json.loads(out)["reports"][0]["probabilities"] is None and "tokenizer cannot write" in err
+    with pytest.raises(ConfigError, match="tokenizer cannot write"):
+        generate(run, "s1", form="json", probabilities=True)
 
 
 def test_beams_and_the_canonical_wording_can_be_asked_for(make_run):
     run = make_run("captioning.max_position_embeddings=160", "captioning.max_generation_length=150")
+    trained = load(run)
+    other = trained.writing_as(num_beams=3)
+    assert trained.model.config.captioning.num_beams == 1 != other.model.config.captioning.num_beams
     plain, searched, kept = (
         generate_study(run, "s1", how=how)[0] for how in (How(), How(num_beams=3), How(structured=True))
     )
