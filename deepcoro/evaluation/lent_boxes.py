@@ -110,7 +110,10 @@ class LentBoxes:
         """The best constant answer for all other patients' lesions of the segment (in a view similar to the rounded
         one of ``lesion``), for each of the ``SCORES``: frames [3] and boxes [3, 4]."""
         others = self.patients != patient
-        view = None if lesion.angles is None else tuple(_GRID * round(angle / _GRID) for angle in lesion.angles)
+        view: tuple[float, float] | None = None
+        if lesion.angles is not None:
+            primary, secondary = (float(_GRID * round(angle / _GRID)) for angle in lesion.angles)
+            view = primary, secondary
         key = (lesion.segment, view, None if others.all() else patient)
         if key not in self._best:
             self._best[key] = _best_answers(self.boxes[self._alike(lesion.segment, _direction(view), others)])
