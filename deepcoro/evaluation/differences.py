@@ -11,7 +11,9 @@ The answers, from the easiest to beat to the hardest:
   (Where a text gives no percent, in words that have none or because it names another tree, 0 is taken.)
 - *tree oracle*: told left or right, with a set for each, chosen on the training rows.
 - *another's report*: what the same model wrote of a cine of the same tree of another patient, mean of several draws. It
-  claims as often, and the same segments as often: what it lacks is this patient's cine.
+  claims as often, and the same segments as often: what it lacks is this patient's cine. Rows of a tree that no other
+  patient has are left out of it, on the model's side too. The draws are fixed: the interval has the chance of which
+  patients were measured, and not that of whose reports they were lent.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ ERRORS = {"stenosis_mae": "percent", "stenosis_mae_lesions": "lesions"}
 MODEL, COMMON, SAME, BLIND, ORACLE, OTHER = (
     "model", "most common report", "same segments", "blind", "tree oracle", "another's report",
 )  # fmt: skip
+_BESIDE_OTHER = "model, of the rows that have another's report"
 _PARTS = ("hits", "false", "missed")
 
 
@@ -53,7 +56,7 @@ def measure_differences(
         num_draws: reports of other patients that stand beside each row.
 
     Raises:
-        ValueError: lengths differ, or a row's tree has no other patient.
+        ValueError: lengths differ, or no row's tree has another patient.
     """
     true, in_view = said_truly(truth), known_in_view(truth)
 
@@ -64,7 +67,9 @@ def measure_differences(
         said = said_in(parse_all(texts), truth)
         return compare_rows(true, said, in_view) | _errors(percents, np.nan_to_num(said.percent))
 
-    of_others = [counts_of([written[row] for row in rows]) for rows in _others(truth, num_draws)]
+    drawn, has_other = _others(truth, num_draws)
+    of_others = [counts_of([written[row] for row in rows]) for rows in drawn]
+    of_model = counts_of(written)
     same: dict[str, NDArray] = {}
     blind: dict[str, NDArray] = {}
     for sign in F1_SIGNS.values():
@@ -76,12 +81,13 @@ def measure_differences(
         blind |= _errors({name: percent}, _medians(percent))
     told = np.array([constants.segments if t is None else constants.segments_of_tree[t] for t in truth.trees])
     answers: dict[str, Mapping[str, NDArray]] = {
-        MODEL: counts_of(written),
+        MODEL: of_model,
+        _BESIDE_OTHER: _only(of_model, has_other),
         COMMON: counts_of([constants.report] * len(written)),
         SAME: same,
         BLIND: blind,
         ORACLE: dict(compare_signs({"finding": true.signs["finding"]}, {"finding": told}, in_view)),
-        OTHER: {name: np.mean([counts[name] for counts in of_others], axis=0) for name in of_others[0]},
+        OTHER: _only({name: np.mean([own[name] for own in of_others], axis=0) for name in of_others[0]}, has_other),
     }
     wanted = {f"{sign}/{part}" for sign in F1_SIGNS.values() for part in _PARTS}
     wanted |= {f"{error}/{part}" for error in ERRORS.values() for part in ("error", "number")}
@@ -91,7 +97,8 @@ def measure_differences(
         metric: {
             answer: (float(value(answer, sums.total)), sums.interval(_minus(value, answer)))
             for answer in answers
-            if answer != MODEL and any(column.startswith(f"{answer}:{kind}/") for column in columns)
+            if answer not in (MODEL, _BESIDE_OTHER)
+            and any(column.startswith(f"{answer}:{kind}/") for column in columns)
         }
         for metric, kind, value in [
             *((metric, sign, _f1(sign)) for metric, sign in F1_SIGNS.items()),
@@ -114,7 +121,13 @@ def _mean_error(kind: str) -> _Value:
 
 
 def _minus(value: _Value, answer: str) -> Callable[[Sums], NDArray[np.float64]]:
-    return lambda sums: value(MODEL, sums) - value(answer, sums)
+    model = _BESIDE_OTHER if answer == OTHER else MODEL
+    return lambda sums: value(model, sums) - value(answer, sums)
+
+
+def _only(counts: Mapping[str, NDArray], rows: NDArray[np.bool_]) -> dict[str, NDArray]:
+    """Counts [B, ...], 0 but for ``rows`` [B]."""
+    return {name: (of_rows.T * rows).T for name, of_rows in counts.items()}
 
 
 def _errors(true: Mapping[str, NDArray[np.float64]], said: NDArray[np.float64]) -> dict[str, NDArray]:
@@ -134,14 +147,16 @@ def _medians(percent: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.array([np.median(of[told]) if told.any() else 0.0 for of, told in zip(percent.T, there.T, strict=True)])
 
 
-def _others(truth: Truth, num_draws: int) -> list[list[int]]:
-    """For each draw, of each row another one: of the same tree and another patient, drawn evenly."""
+def _others(truth: Truth, num_draws: int) -> tuple[list[list[int]], NDArray[np.bool_]]:
+    """For each draw, of each row another one: of the same tree and another patient, drawn evenly; and which rows [B]
+    have one at all (to the rest their own is given)."""
     generator = np.random.default_rng(0)
     trees, patients = np.array([str(tree) for tree in truth.trees]), np.asarray(truth.patients)
-    drawn = []
+    drawn, found = [], np.ones(len(trees), dtype=bool)
     for row in range(len(trees)):
         there = np.flatnonzero((trees == trees[row]) & (patients != patients[row]))
-        if len(there) == 0:
-            raise ValueError(f"expected rows of another patient of each tree, found none beside row {row}")
-        drawn.append(generator.choice(there, num_draws))
-    return np.stack(drawn, axis=1).tolist()
+        found[row] = len(there) > 0
+        drawn.append(generator.choice(there, num_draws) if len(there) else np.full(num_draws, row))
+    if not found.any():
+        raise ValueError("expected rows of two patients or more of a tree, found one patient of each")
+    return np.stack(drawn, axis=1).tolist(), found

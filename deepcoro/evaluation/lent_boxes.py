@@ -1,16 +1,18 @@
 """Chance for grounding: what is reached by answering with the box of another lesion, without a look at the clip.
 
-Letters: D lent lesions, T frames of a clip, A answers, h w cells of an attention map.
+Letters: D lent lesions, T frames of a clip, A answers, C candidates, h w cells of an attention map.
 
 Lent lesions are those that clips of the training split show. Three answers are made of them, from the ignorant to the
-informed: *any* other patient's lesion; one of the same *segment*, in a similar view where the view is known; and, of
-these, the *best* single frame and box, that which does best for all of them. The last is what can be learnt by heart by
-somebody who reads the question and sees from where a clip was taken, and nothing of this patient's lesion.
+informed: *any* other patient's lesion; one of the same *segment*, in a similar view where the view is known; and the
+*best* single frame and box for all of these, for each score another. The last is what can be learnt by heart by
+somebody who reads the segment in the question and knows from where a clip was taken, and nothing of this patient's
+lesion. It is no upper bound of that: the rest of the sentence is not used (percent, occlusion and the like, which go
+with the size of a box), nor what a clip shows besides the lesion, and the view is rounded (``_GRID``).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,7 +27,9 @@ ANY, SEGMENT, BEST = "another lesion's box", "another's box of the segment", "be
 SIMILAR = 20  # degrees between two directions of view up to which they count as similar
 _FEW_SIMILAR = 5  # with fewer lesions in a similar view, those in all views are lent
 _MOST_LENT = 100  # to one lesion; chance is a mean over them, which more would hardly move
-_MOST_COMPARED = 40  # of these, with each other: 4 ms a lesion
+_MOST_OBSERVED = 40  # boxes of a frame that are tried as the best answer
+_SIZES = (0.7, 1.0, 1.3, 1.6, 2.0, 2.5)  # of a frame's median box, tried beside them: larger ones hit middles
+_GRID = 10  # degrees to which a view is rounded for the best answer, so that it is found once for many lesions
 
 
 def score_answers(frames: ArrayLike, boxes: ArrayLike, true: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -67,6 +71,9 @@ class LentBoxes:
     segments: NDArray[np.str_]
     patients: NDArray[np.str_]
     directions: NDArray[np.float64]
+    _best: dict[tuple[object, ...], tuple[NDArray[np.int64], NDArray[np.float64]]] = field(
+        default_factory=dict, repr=False, compare=False
+    )  # answers that were found
 
     @classmethod
     def of(cls, units: Units, indices: np.ndarray, config: Config) -> LentBoxes | None:
@@ -88,13 +95,29 @@ class LentBoxes:
         Of a segment that no other patient has, any lesion is lent; nothing is where there is no other patient at all.
         """
         others = self.patients != patient
-        of_segment = others & (self.segments == lesion.segment)
-        direction = _direction(lesion.angles)
+        rows = {ANY: others, SEGMENT: self._alike(lesion.segment, _direction(lesion.angles), others)}
+        return {name: np.flatnonzero(taken)[:_MOST_LENT] for name, taken in rows.items()}
+
+    def _alike(self, segment: str, direction: NDArray[np.float64], others: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Of ``others`` [D] those of the segment, in a similar view if these are not too few."""
+        of_segment = others & (self.segments == segment)
         with np.errstate(invalid="ignore"):  # what is unknown is NaN, and similar to nothing
             similar = of_segment & (self.directions @ direction >= np.cos(np.radians(SIMILAR)))
         alike = similar if similar.sum() >= _FEW_SIMILAR else of_segment
-        rows = {ANY: others, SEGMENT: alike if alike.any() else others}
-        return {name: np.flatnonzero(taken)[:_MOST_LENT] for name, taken in rows.items()}
+        return alike if alike.any() else others
+
+    def best(self, lesion: ShownLesion, patient: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The best constant answer for all other patients' lesions of the segment (in a view similar to the rounded
+        one of ``lesion``), for each of the ``SCORES``: frames [3] and boxes [3, 4]."""
+        others = self.patients != patient
+        view: tuple[float, float] | None = None
+        if lesion.angles is not None:
+            primary, secondary = (float(_GRID * round(angle / _GRID)) for angle in lesion.angles)
+            view = primary, secondary
+        key = (lesion.segment, view, None if others.all() else patient)
+        if key not in self._best:
+            self._best[key] = _best_answers(self.boxes[self._alike(lesion.segment, _direction(view), others)])
+        return self._best[key]
 
     def answers(self, lesion: ShownLesion, patient: str) -> dict[str, NDArray[np.float64]]:
         """What each kind of chance answer is worth on average: [3], the ``SCORES``. Of a lent lesion each frame that
@@ -107,8 +130,7 @@ class LentBoxes:
             of, frames = np.nonzero(~np.isnan(self.boxes[rows, :, 0]))
             share = 1 / np.bincount(of)[of] / len(rows)
             worth[name] = share @ score_answers(frames, self.boxes[rows][of, frames], true)
-        frames, boxes = _best_answers(self.boxes[lent[SEGMENT][:_MOST_COMPARED]])
-        return worth | {BEST: np.diag(score_answers(frames, boxes, true))}
+        return worth | {BEST: np.diag(score_answers(*self.best(lesion, patient), true))}
 
     def pointing(
         self, lesion: ShownLesion, patient: str, attention: NDArray[np.floating], frames_a_step: int
@@ -132,19 +154,28 @@ class LentBoxes:
 
 
 def _best_answers(boxes: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Of the boxes [D, T, 4] on their frames, which is worth most as the one answer for all D lesions, for each of the
-    ``SCORES``: frames [3] and boxes [3, 4]. On another frame than its own a box is worth nothing, so that only boxes of
+    """What is worth most as the one answer for the boxes [D, T, 4] of D lesions, for each of the ``SCORES``: frames [3]
+    and boxes [3, 4]. On a frame on which a lesion has no box an answer is worth nothing to it, so that only boxes of
     one frame are compared."""
     worth, frames, candidates = [], [], []
     for frame in range(boxes.shape[1]):
         here = boxes[~np.isnan(boxes[:, frame, 0]), frame]
         if len(here):
-            pairs = score_answers(np.tile(np.arange(len(here)), len(here)), here.repeat(len(here), axis=0), here)
-            worth.append(pairs.reshape(len(here), len(here), len(SCORES)).sum(axis=1))
-            frames.append(np.full(len(here), frame))
-            candidates.append(here)
+            tried = _candidates(here)
+            pairs = score_answers(np.tile(np.arange(len(here)), len(tried)), tried.repeat(len(here), axis=0), here)
+            worth.append(pairs.reshape(len(tried), len(here), len(SCORES)).sum(axis=1))
+            frames.append(np.full(len(tried), frame))
+            candidates.append(tried)
     first = np.concatenate(worth).argmax(axis=0)
     return np.concatenate(frames)[first], np.concatenate(candidates)[first]
+
+
+def _candidates(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[C, 4]: the first of the boxes [D, 4] of a frame, and their median box at several sizes, cut at the edges."""
+    median = np.median(boxes, axis=0)
+    middle, half = (median[:2] + median[2:]) / 2, (median[2:] - median[:2]) / 2
+    resized = [np.concatenate([middle - size * half, middle + size * half]) for size in _SIZES]
+    return np.concatenate([boxes[:_MOST_OBSERVED], np.clip(resized, 0, 1)])
 
 
 def _direction(angles: tuple[float, float] | None) -> NDArray[np.float64]:

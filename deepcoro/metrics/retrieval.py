@@ -25,8 +25,8 @@ class Ranks:
 
     Args:
         better: negatives that are more similar to the query than its best positive.
-        tied_negatives: negatives exactly as similar as the best positive.
-        tied_positives: positives exactly as similar as the best one, itself included (1 or more).
+        tied_negatives: negatives as similar as the best positive, within the tolerance.
+        tied_positives: positives as similar as the best one, within the tolerance, itself included (1 or more).
         num_positives: positives of the query in the gallery (1 or more).
         gallery_size: G.
     """

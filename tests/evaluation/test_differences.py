@@ -82,5 +82,19 @@ def test_another_report_is_of_the_same_tree_and_another_patient():
     ]
     # Patient 0's three rows are lent patient 1's, which claim nothing; patient 1's three rows are lent the truth.
     assert value == pytest.approx(2 * 3 / (2 * 3 + 3))
-    with pytest.raises(ValueError, match="another patient of each tree, found none beside row 0"):
+    with pytest.raises(ValueError, match="two patients or more of a tree, found one patient of each"):
         measure_differences(written, truth_of(rows, [0] * 6), constants_of(truth), num_resamples=20)
+
+
+def test_a_tree_of_one_patient_is_left_out_of_anothers_report():
+    """On both sides: the model is right about it, which is no gain on a report that nobody can lend."""
+    rows = [([LAD80], "left", "right"), ([LCX70], "left", "right"), ([RCA90], "right", "right")]
+    found = [
+        measure_differences(texts_of(rows[:n]), truth, constants_of(truth), num_resamples=20)
+        for n in (2, 3)
+        for truth in [truth_of(rows[:n], np.arange(n))]
+    ]
+    for metric in found[0]:
+        (without, gain), (value, beside) = (answers[metric]["another's report"] for answers in found)
+        assert (value, beside.value) == pytest.approx((without, gain.value)), metric
+    assert found[1]["finding_f1"]["another's report"][1].value == 1  # of two who have nothing in common

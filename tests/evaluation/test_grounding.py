@@ -186,10 +186,48 @@ def test_chance_of_a_segment_is_the_mean_over_its_lesions(dataset, config):
     (lesion,) = shown_lesions(dataset.units("val"), 0, config)
     worth, true = lent.answers(lesion, "p-a"), np.array([[*here(1, 1)]])
     assert worth[SEGMENT] == pytest.approx(score_answers([0] * 60, many[:, 0], true).mean(axis=0))
-    compared = many[:40, 0]
-    tried = np.array([score_answers(np.arange(40), [answer] * 40, compared).sum(axis=0) for answer in compared])
-    best = score_answers([0] * 3, compared[tried.argmax(axis=0)], true)
+    # Tried: the first 40, and the median box at six sizes; against all 60.
+    median = np.median(many[:, 0], axis=0)
+    middle, side = (median[:2] + median[2:]) / 2, median[2:] - median[:2]
+    answers = list(many[:40, 0])
+    answers += [np.clip([*(middle - k * side / 2), *(middle + k * side / 2)], 0, 1) for k in (0.7, 1, 1.3, 1.6, 2, 2.5)]
+    tried = np.array([score_answers(np.arange(60), [answer] * 60, many[:, 0]).sum(axis=0) for answer in answers])
+    best = score_answers([0] * 3, np.array(answers)[tried.argmax(axis=0)], true)
     assert worth[BEST] == pytest.approx(np.diag(best))
+
+
+def four_corners(size=0.25, offset=0.1, count=10):
+    """Boxes [4 * count, 4] whose middles lie about (0.5, 0.5), none of which holds another's middle."""
+    middles = np.tile([[0.5 + x * offset, 0.5 + y * offset] for x in (-1, 1) for y in (-1, 1)], (count, 1))
+    return np.concatenate([middles - size / 2, middles + size / 2], axis=1)
+
+
+def test_the_best_answer_may_be_a_box_that_no_lesion_has(dataset, config):
+    """The middle of four corners lies in all of their boxes, and the corners in no other's."""
+    boxes = np.full((40, 4, 4), np.nan)
+    boxes[:, 2] = four_corners()
+    lent = LentBoxes(boxes, np.full(40, "prox_lad"), np.arange(40).astype(str), np.full((40, 3), np.nan))
+    (lesion,) = shown_lesions(dataset.units("val"), 0, config)
+    frames, best = lent.best(lesion, "p-a")
+    assert frames.tolist() == [2] * 3 and (best[2, :2] + best[2, 2:]) / 2 == pytest.approx([0.5, 0.5])
+
+
+def test_the_best_answer_is_chosen_over_all_lesions_and_by_view(dataset, config):
+    """Of 160 lesions the first 60 are at the left, but of 100 the middles lie in one box: 40 do not decide. Seen from
+    elsewhere they are at the right, which a lesion in such a view is told."""
+    left, right, seen = here(0, 0), here(6, 6), here(3, 3)
+    boxes = np.full((170, 4, 4), np.nan)
+    boxes[:60, 0], boxes[60:160, 0], boxes[160:, 0] = left, seen, right
+    (lesion,) = shown_lesions(dataset.units("val"), 0, config)  # at 30, 20 degrees
+    (other,) = shown_lesions(dataset.units("train"), 0, config)  # at -30, 20
+    x, y, z = 0.5 * np.cos(np.radians(20)), np.sin(np.radians(20)), np.cos(np.radians(30)) * np.cos(np.radians(20))
+    directions = np.array([[x, y, z]] * 160 + [[-x, y, z]] * 10)
+    lent = LentBoxes(boxes, np.full(170, "prox_lad"), np.arange(170).astype(str), directions)
+    assert lent.best(lesion, "p-a")[1][:2] == pytest.approx(np.array([seen] * 2))
+    assert lent.best(other, "p-c")[1][:2] == pytest.approx(np.array([right] * 2))
+    # Without the ten patients' own lesions at the right there is nothing left in that view: all views count.
+    own = LentBoxes(boxes, lent.segments, np.array(["p-a"] * 160 + ["p-c"] * 10), directions)
+    assert own.best(other, "p-c")[1][:2] == pytest.approx(np.array([seen] * 2))
 
 
 def test_records_of_a_split_and_training_lesions_that_are_lent(dataset, config):
