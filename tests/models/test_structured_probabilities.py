@@ -221,7 +221,7 @@ def test_reading_a_tree_of_beginnings_gives_what_reading_each_text_does(tokenize
     mask[1, 2] = False
     texts = [
         "Right coronary tree. Mid RCA: 80% stenosis (severe), TIMI 2 flow. PDA: normal. Posterolateral: normal.",
-        "Left coronary tree. Left main: 7% stenosis (mild). LAD: normal. Ramus: thrombus. LCX: normal.",
+        "Left coronary tree. Left main: 7% stenosis (mild). LAD: normal. Ramus intermedius: thrombus. LCX: normal.",
         "Right coronary tree. RCA: normal. PDA: normal. Posterolateral: normal.",
         "Right coronary tree. RCA: normal. PDA: normal. Posterolateral: normal.",
     ]
