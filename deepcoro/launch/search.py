@@ -65,14 +65,15 @@ class OptunaAskTell(Searcher):
         names = list(space.objectives)
         if len(names) == 1:
             super().__init__(metric=names[0], mode=space.objectives[names[0]])
-        else:
-            super().__init__(metric=names, mode=list(space.objectives.values()))
+        else:  # Ray takes lists here, and its types do not say so
+            modes: list[Any] = list(space.objectives.values())
+            super().__init__(metric=names, mode=modes)  # type: ignore[arg-type]
         self.study, self.space, self.config = study, space, config
         self.num_trials, self.error_of = num_trials, error_of
         self._names = names
         self._trials: dict[str, optuna.Trial] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """Fields and run of Tune's trial ``trial_id``. A point that the config refuses is told as failed, and the next
         one asked for: it cost nothing, and is in the study with its reason."""
         while num_ended(self.study) + len(self._trials) < self.num_trials:
@@ -88,7 +89,7 @@ class OptunaAskTell(Searcher):
             trial.set_user_attr(NUM_STEPS, config.training.num_steps)
             self._trials[trial_id] = trial
             return {FIELDS: fields, RUN: trial.user_attrs[RUN]}
-        return Searcher.FINISHED
+        return Searcher.FINISHED  # type: ignore[return-value]  # as Ray's own searchers do
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Keep an evaluation on the way. Tune does not call this with the result at which a scheduler stops a trial,
@@ -185,9 +186,9 @@ def num_ended(study: optuna.Study) -> int:
     )
 
 
-def directions(objectives: Mapping[str, Literal["max", "min"]]) -> list[str]:
+def directions(objectives: Mapping[str, Literal["max", "min"]]) -> list[Literal["maximize", "minimize"]]:
     """Optuna's words for them."""
-    return [{"max": "maximize", "min": "minimize"}[mode] for mode in objectives.values()]
+    return ["maximize" if mode == "max" else "minimize" for mode in objectives.values()]
 
 
 def enqueue_start(study: optuna.Study, points: Sequence[Mapping[str, Any]]) -> None:

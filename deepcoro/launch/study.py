@@ -26,9 +26,9 @@ _SPACE, _POPULATION = "space", "population_size"  # attributes of a study: what 
 
 def samplers() -> dict[str, type[optuna.samplers.BaseSampler]]:
     """Optuna's samplers that need nothing but a seed, by short name: ``tpe``, ``nsgaii``, ``random``, ..."""
-    found = {}
+    found: dict[str, type[optuna.samplers.BaseSampler]] = {}
     for name in optuna.samplers.__all__:
-        kind = getattr(optuna.samplers, name)
+        kind: Any = getattr(optuna.samplers, name)
         if not inspect.isclass(kind) or inspect.isabstract(kind):
             continue
         parameters = inspect.signature(kind).parameters
@@ -108,8 +108,8 @@ def open_study(
         return study
     study = optuna.load_study(storage=opened, study_name=name)
     _check_same(study, space, f"{where}: the sweep {name!r}")
-    num_had, population = len(study.get_trials(deepcopy=False)), study.user_attrs.get(_POPULATION)
-    study.sampler = make_sampler(sampler, seed, len(space.objectives), num_had, population)
+    num_had, had = len(study.get_trials(deepcopy=False)), study.user_attrs.get(_POPULATION)
+    study.sampler = make_sampler(sampler, seed, len(space.objectives), num_had, had)
     return study
 
 

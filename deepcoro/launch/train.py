@@ -160,7 +160,7 @@ def _fit(
             storage_path=str(launch.parent),
             logging_config=LoggingConfig(log_level="WARNING"),
             failure_config=FailureConfig(max_failures=config.training.max_failures),
-            callbacks=list(callbacks),
+            callbacks=list(callbacks),  # type: ignore[arg-type]  # the older signature again
         ),
         datasets={"train": stream},
         dataset_config=DataConfig(
