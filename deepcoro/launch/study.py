@@ -34,7 +34,7 @@ def samplers() -> dict[str, type[optuna.samplers.BaseSampler]]:
         parameters = inspect.signature(kind).parameters
         needed = [one for one in parameters.values() if one.default is one.empty and one.kind is not one.VAR_KEYWORD]
         if "seed" in parameters and not needed:
-            found[name.removesuffix("Sampler").lower()] = kind
+            found[name.removesuffix("Sampler").lower()] = kind  # type: ignore[assignment]  # a class without a type
     return found
 
 
