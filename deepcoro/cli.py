@@ -1,4 +1,4 @@
-"""``deepcoro check|show|train|evaluate|compare|generate``: the platform from a terminal.
+"""``deepcoro check|show|train|sweep|evaluate|compare|generate``: the platform from a terminal.
 
 A user's mistake is one message and exit code 2; a run that cannot go on, or a check that fails, is 1; a run that was
 asked to stop and has saved ends with the code of the signal. What a command needs is imported when it runs, so that
@@ -19,6 +19,7 @@ from typing import Any, Literal
 import click
 
 from deepcoro import __version__
+from deepcoro.cli_sweep import sweep
 from deepcoro.config import Config, read_yaml
 from deepcoro.errors import ConfigError, DeepCoroError, RunStopped, TrainingError
 
@@ -172,6 +173,9 @@ def train(experiment: str, assignments: Sequence[str], overlay: Path | None, dry
     too little of the machine; 130 or 143 it was asked to stop, and has saved.
     """
     run_experiment(load_config(experiment), assignments, overlay, dry)
+
+
+main.command()(click.argument("experiment")(_described(_dry(sweep))))
 
 
 @main.command()

@@ -43,7 +43,8 @@ ALLOWED = {
     "training": FOUNDATION | WORKING | {"evaluation"},
     "inference": FOUNDATION | WORKING | {"evaluation", "training"},  # it loads what training saved
     "launch": FOUNDATION | WORKING | {"evaluation", "training", "inference"},
-    "cli": FOUNDATION | WORKING | {"evaluation", "training", "inference", "launch"},
+    "cli": FOUNDATION | WORKING | {"evaluation", "training", "inference", "launch", "cli_sweep"},
+    "cli_sweep": FOUNDATION | {"launch", "cli"},  # cli when it runs, for what describes a run
 }
 MAY_SEE_RAY = ("data/pipeline.py", "training/loop.py", "inference", "evaluation/evaluator.py", "launch", "cli.py")
 

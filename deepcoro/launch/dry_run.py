@@ -100,6 +100,21 @@ def dry_run(config: Config) -> list[str]:
     return problems
 
 
+def seconds_of_run(config: Config) -> tuple[float, str]:
+    """Seconds that training ``config`` from the beginning takes, without validation and waiting for data, and where the
+    number comes from.
+
+    Raises:
+        UserError: the dataset or the config cannot do it.
+    """
+    plan = _Plan(config, run_folder(config))
+    _open_data(plan)
+    _take_up(plan)
+    plan.config = resolve_architecture(plan.config)
+    seconds, how = _seconds_per_step(plan, _flops(plan, empty_model(plan.config, plan.checkpoint)))
+    return config.training.num_steps * seconds, how
+
+
 @contextlib.contextmanager
 def _kept(problems: list[str]) -> Iterator[None]:
     """Keep a mistake of the user's for the end, so that the rest is told too."""
@@ -210,10 +225,7 @@ def _say_costs(plan: _Plan, model: MultitaskModel) -> None:
     print(*indent(lines), *indent(_too_little_memory(config, needed)), "", sep="\n")
 
     left = max(0, training.num_steps - plan.start)
-    flops = training.accumulation_steps * (
-        step_flops(part, rows) + embedding_flops(config, model, plan.text_tokens, rows)
-    )
-    seconds, how = _seconds_per_step(plan, flops)
+    seconds, how = _seconds_per_step(plan, _flops(plan, model))
     print(f"time (estimate)\n  {seconds:.3g} s a step, {how}")
     print(f"  {left} steps left: {left * seconds / 3600:.3g} hours, without validation and waiting for data\n")
 
@@ -243,6 +255,14 @@ def _too_little_memory(config: Config, needed: float) -> list[str]:
     if config.resources.use_gpu and config.resources.num_workers > 1 and config.resources.sharding == "none":
         advice += ", or divide the model among the workers with resources.sharding=full"
     return [f"WARNING: there are {_size(there)} for {_size(wanted)}: {advice}"]
+
+
+def _flops(plan: _Plan, model: MultitaskModel) -> float:
+    """Of a step of one worker."""
+    config, rows = plan.config, plan.config.micro_batch_size
+    part = passes(config, model, plan.text_tokens)
+    once = step_flops(part, rows) + embedding_flops(config, model, plan.text_tokens, rows)
+    return config.training.accumulation_steps * once
 
 
 def _seconds_per_step(plan: _Plan, flops: float) -> tuple[float, str]:

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ray.train import (
     LoggingConfig,
     RunConfig,
     ScalingConfig,
+    UserCallback,
     ValidationConfig,
     WorkerGroupError,
 )
@@ -48,8 +50,11 @@ from deepcoro.training.loop import train_worker
 from deepcoro.training.validation import post_results, read_results, run_tokenizer, unposted_steps
 
 
-def train(config: Config) -> Path:
+def train(config: Config, callbacks: Sequence[UserCallback] = ()) -> Path:
     """Train ``config`` to its last step, from the beginning or from where its run stands, and return the run's folder.
+
+    Args:
+        callbacks: of Ray Train, which get what the workers report.
 
     Raises:
         UserError: the dataset, the config or the machine cannot do it, or somebody trains this run already; nothing was
@@ -81,7 +86,7 @@ def train(config: Config) -> Path:
         if config.training.precision == "bf16" and not config.resources.use_gpu:
             say("WARNING: many CPUs are far slower in bf16 than in fp32; consider training.precision=fp32")
         with StopRequests(run) as stop, Progress(run, config):
-            _fit(config, run, units, dataset.card.get("fingerprint", ""), startup)
+            _fit(config, run, units, dataset.card.get("fingerprint", ""), startup, callbacks)
         if late := unposted_steps(run):  # validated beside the workers, after they had ended
             board = Board(run, total + 1)
             post_results(board, run, config, late)
@@ -110,7 +115,14 @@ def _take_up(config: Config, run: Path, dataset: PreparedDataset) -> tuple[Confi
     return config, start
 
 
-def _fit(config: Config, run: Path, units: Units, fingerprint: str, startup: dict[str, float]) -> None:
+def _fit(
+    config: Config,
+    run: Path,
+    units: Units,
+    fingerprint: str,
+    startup: dict[str, float],
+    callbacks: Sequence[UserCallback],
+) -> None:
     """Hand over to Ray Train, and raise what a worker meant for the user without Ray's traces."""
     tokenizer = run_tokenizer(config, run)
     units_ref = ray.put(units)
@@ -148,6 +160,7 @@ def _fit(config: Config, run: Path, units: Units, fingerprint: str, startup: dic
             storage_path=str(launch.parent),
             logging_config=LoggingConfig(log_level="WARNING"),
             failure_config=FailureConfig(max_failures=config.training.max_failures),
+            callbacks=list(callbacks),  # type: ignore[arg-type]  # the older signature again
         ),
         datasets={"train": stream},
         dataset_config=DataConfig(

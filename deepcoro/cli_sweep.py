@@ -1,0 +1,153 @@
+"""``deepcoro sweep``, which ``deepcoro/cli.py`` puts among the commands."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from deepcoro.errors import ConfigError, UserError
+
+if TYPE_CHECKING:
+    from deepcoro.launch.space import SweepSpace
+    from deepcoro.launch.sweep import Sweep
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _seconds(ctx: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    """``8h``, ``90m`` or ``1.5d`` in seconds."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd])", value.strip())
+    if found is None or float(found[1]) == 0:
+        raise click.BadParameter(f"{value!r} is no time such as 8h, 90m or 1.5d")
+    return float(found[1]) * _SECONDS[found[2]]
+
+
+_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    click.option(
+        "--space",
+        "space_file",
+        required=True,
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="What is searched: a Python file such as those of tune_spaces/.",
+    ),
+    click.option("--num-trials", required=True, type=click.IntRange(min=1), help="Trials of the whole sweep."),
+    click.option(
+        "--metric",
+        "metrics",
+        multiple=True,
+        metavar="NAME[=max|min]",
+        help="Objective instead of the space's OBJECTIVES; more than once for several.",
+    ),
+    click.option("--max-concurrent", type=click.IntRange(min=1), help="Trials at once.  [default: as many as fit]"),
+    click.option("--time-budget", callback=_seconds, metavar="8h", help="No trial goes on after that."),
+    click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the search."),
+    click.option(
+        "--sampler",
+        metavar="NAME",
+        help="Optuna's, by name: tpe, nsgaii, random, gp, ...  [default: tpe; nsgaii for several objectives]",
+    ),
+    click.option(
+        "--storage",
+        metavar="URL|FILE",
+        help="Of Optuna's study: a database, or a journal file.  [default: study.db in the sweep's folder]",
+    ),
+    click.option(
+        "--stop",
+        "stopping",
+        type=click.Choice(["none", "asha", "median"]),
+        default="none",
+        show_default=True,
+        help="Stop trials that fall behind, by successive halving or by the median of the others.",
+    ),
+    click.option("--resume", is_flag=True, help="Go on with the sweep of that name."),
+)
+
+
+def sweep(
+    experiment: str,
+    assignments: Sequence[str],
+    overlay: Path | None,
+    dry: bool,
+    space_file: Path,
+    metrics: Sequence[str],
+    **options: Any,
+) -> None:
+    """Run an experiment many times, over a space of its fields.
+
+    EXPERIMENT is as for `train`; what is set behind it holds for all trials. The space's file says what is searched,
+    by which metrics of the validation patients it is judged, and which points are tried first.
+
+        deepcoro sweep experiments/multitask.py --space tune_spaces/loss_weights.py --num-trials 40 --dry-run
+        deepcoro sweep experiments/demo.py --space tune_spaces/mask_ratio.py --num-trials 12 --stop asha
+        deepcoro sweep experiments/demo.py --space mine.py --num-trials 20 --metric captioning/finding_f1=max
+
+    The sweep is called as the experiment and the space, unless name=... says otherwise. Its folder has study.db, which
+    optuna-dashboard opens, trials/ with a run for each trial, and sweep.json. Trials run at once as far as they fit.
+    After a kill, --resume goes on: trials that were running go on from their checkpoints.
+
+    Exit code 2: something given is wrong, such as a field that there is not, or a metric that nobody reports.
+    """
+    from deepcoro.cli import described, load_config
+    from deepcoro.launch.space import load_space
+    from deepcoro.launch.sweep import Sweep
+    from deepcoro.launch.sweep import sweep as run_all
+
+    space = with_metrics(load_space(space_file), metrics)
+    make = load_config(experiment)
+    config = described(make, assignments, overlay)
+    if config.name == make().name and not any(text.startswith("name=") for text in assignments):
+        config = config.merge({"name": f"{config.name}-{space_file.stem}"})
+    asked = Sweep(config, space, **options)
+    if dry:
+        _dry_run(asked)
+    else:
+        run_all(asked)
+
+
+for _wrap in reversed(_OPTIONS):
+    sweep = _wrap(sweep)
+
+
+def with_metrics(space: SweepSpace, metrics: Sequence[str]) -> SweepSpace:
+    """A space with other objectives, each ``NAME`` (one of its own) or ``NAME=max|min``.
+
+    Raises:
+        ConfigError: a metric that is none of the space's, without the way it is to go.
+    """
+    chosen: dict[str, Any] = {}
+    for text in metrics:
+        name, equals, mode = text.partition("=")
+        if not equals:
+            if name not in space.objectives:
+                raise ConfigError(f"--metric {name} is none of {space.path}'s OBJECTIVES: say {name}=max or {name}=min")
+            mode = space.objectives[name]
+        if mode not in ("max", "min"):
+            raise ConfigError(f"--metric {text}: {mode!r} must be max or min")
+        chosen[name] = mode
+    return replace(space, objectives=chosen) if chosen else space
+
+
+def _dry_run(asked: Sweep) -> None:
+    from deepcoro.launch.dry_run import seconds_of_run
+    from deepcoro.launch.resources import set_environment, start_ray
+    from deepcoro.launch.sweep import describe_sweep
+
+    set_environment()
+    problem, one = None, None
+    try:
+        one = seconds_of_run(asked.config)
+    except UserError as error:  # such as a dataset that is not there; the rest is told all the same
+        problem = error
+    start_ray()
+    click.echo("\n".join(describe_sweep(asked, one)))
+    click.echo("it would NOT start" if problem else "it would start")
+    if problem is not None:
+        raise problem
