@@ -155,12 +155,19 @@ def test_what_evaluate_compare_and_generate_are_told(calls):
             (a,),
             nothing
             | {"video": str(a.parent.parent / "x.avi"), "angles": (-30.0, 20.0), "form": "json", "num_beams": 4}
-            | {"structured": False, "probabilities": True, "picture": a.parent.parent / "p.png", "checkpoint": "newest"},
+            | {
+                "structured": False,
+                "probabilities": True,
+                "picture": a.parent.parent / "p.png",
+                "checkpoint": "newest",
+            },
         ),
         (
             "generate",
             (a,),
-            nothing | {"data": "s3://b/d", "split": "any", "limit": 12, "checkpoint": "newest"} | {"output": a.parent.parent / "out"},
+            nothing
+            | {"data": "s3://b/d", "split": "any", "limit": 12, "checkpoint": "newest"}
+            | {"output": a.parent.parent / "out"},
         ),
     ]
 

@@ -284,7 +284,9 @@ def _complete(output: Path, how: dict[str, Any]) -> dict[str, Any] | None:
         if not (output / name).is_file():
             continue
         record = json.loads((output / name).read_text())
-        different = sorted(key for key in how if record["how"].get(key) != how[key])
+        made = record["how"]
+        # What one of the two lacks is at its default there (``Recipe.record``): no value is like it.
+        different = sorted(key for key in made.keys() | how.keys() if made.get(key) != how.get(key))
         if different:
             raise UserError(
                 f"phantom output {output} holds an archive made with another {', '.join(different)} "

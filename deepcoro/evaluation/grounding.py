@@ -10,7 +10,9 @@ What counts is a lesion in a clip (``shown_lesions``): once for each clip that s
 - ``pointing``: where the cross-attention lies at the words that name the lesion in the true report (``Looked``), by the
   pointing game: is its largest value in the box? A lesion moves, so that each frame with a box asks it of the map of
   the tokens that hold that frame, and the value is the mean over these frames. Where tokens span the whole clip it is
-  one map against the box of each frame. Lesions whose words the report does not have are left out.
+  one map against the box of each frame. Lesions whose words the report does not have are left out. A box that holds
+  no cell's middle cannot be hit at this size of map: ``pointing_reachable`` is the share of a lesion's frames whose box
+  can, and so the most that ``pointing`` can be.
 
 Baselines (``lent_boxes``), of which the strongest on these very lesions stands beside a metric: another lesion's box;
 another's box of the same segment in a similar view; the best single one of these boxes. For ``pointing`` the map is
@@ -43,6 +45,7 @@ if TYPE_CHECKING:  # it loads torch, and the names below are wanted without
     from deepcoro.evaluation.looking import Looked
 
 RANDOM_CELL = "a random cell"
+REACHABLE = "pointing_reachable"
 LESIONS, POINTED = "grounding/lesions", "grounding/pointed_lesions"
 
 
@@ -102,7 +105,7 @@ def measure_grounding(
                 maps.add(row, *_worth_of_map(one.attention, lesion, patient, lent, config))
     metrics: dict[str, Metric] = {}
     columns: Columns = {}
-    for table, names, count in ((boxes, SCORES, LESIONS), (maps, ("pointing",), POINTED)):
+    for table, names, count in ((boxes, SCORES, LESIONS), (maps, ("pointing", REACHABLE), POINTED)):
         if not table.rows:
             continue
         rows = np.array(table.rows)
@@ -141,10 +144,11 @@ def _worth_of_map(
     frames, own = [*lesion.boxes], [*lesion.boxes.values()]
     frames_a_step, height, width = config.tubelet[0], *attention.shape[1:]
     hits = pointing_hits(attention[[frame // frames_a_step for frame in frames]], own)
-    chances = {RANDOM_CELL: float(chance_pointing(own, height, width).mean())}
+    inside = chance_pointing(own, height, width)
+    chances = {RANDOM_CELL: float(inside.mean())}
     if lent is not None:
         chances |= lent.pointing(lesion, patient, attention, frames_a_step)
-    return {"pointing": float(hits.mean())}, {"pointing": chances}
+    return {"pointing": float(hits.mean()), REACHABLE: float((inside > 0).mean())}, {"pointing": chances, REACHABLE: {}}
 
 
 def _metrics(name: str, table: _Table, patients: np.ndarray, num_resamples: int) -> dict[str, Metric]:

@@ -18,7 +18,8 @@ from deepcoro.evaluation.row_metrics import ROW_METRICS
 from deepcoro.evaluation.rows import IDS, read_rows
 
 # What a unit has the mean over its lesions of, and the column that says of how many.
-_OF_LESIONS = {f"grounding/{name}": LESIONS for name in SCORES} | {"grounding/pointing": POINTED}
+_OF_LESIONS = {f"grounding/{name}": LESIONS for name in SCORES}
+_OF_LESIONS |= {f"grounding/{name}": POINTED for name in ("pointing", "pointing_reachable")}
 
 
 def compare(first: str | Path, second: str | Path, split: str = "val") -> dict[str, Metric]:

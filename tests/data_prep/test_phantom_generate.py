@@ -177,5 +177,10 @@ def test_archives_of_other_patients_have_nobody_in_common(tmp_path):
     found = pq.read_table(tmp_path / "later" / "reports.parquet").to_pylist()
     assert found == pq.read_table(tmp_path / "whole" / "reports.parquet").to_pylist()[2:]
     assert [row["patient_id"] for row in found] == ["PHANTOM-000002", "PHANTOM-000003"]
+    for folder, number, asked in (("later", 2, 0), ("whole", 4, 5)):
+        with pytest.raises(UserError, match="made with another first .see"):
+            write_phantom(
+                tmp_path / folder, number, size=32, num_frames=2, test_fraction=0.0, val_fraction=0.0, first=asked
+            )
     with pytest.raises(UserError, match="phantom first must be 0 to 999997, got -1"):
         write_phantom(tmp_path / "none", 2, first=-1)

@@ -174,6 +174,19 @@ def test_pointing_is_the_mean_over_a_lesions_frames(dataset, config):
     others = np.mean([(0 + 1 / 9) / 2, 1 / 9, (1 + 1 / 9) / 2])
     assert pointing.baseline == pytest.approx(others) and others > 1 / 9
     assert metrics["grounding/pointing_above_chance"].value == pytest.approx(0.5 - others)
+    assert metrics["grounding/pointing_reachable"].value == 1
+
+
+def test_what_no_map_can_hit_is_told(dataset, config):
+    """One cell, with its middle at (0.5, 0.5): only a's RCA has it, on its edge. Of 4 x 4 each box has one."""
+    units = dataset.units("val")
+    for cells, reachable in ((1, [0, 1, 0]), (4, [1, 1, 1])):
+        found = looked([None] * 3, list(np.zeros((3, 2, cells, cells), np.float32)))
+        metrics, columns = measure_grounding(found, units, np.arange(4), None, config)
+        metric = metrics["grounding/pointing_reachable"]
+        assert metric.value == pytest.approx(np.mean(reachable)) and np.isnan(metric.baseline)
+        np.testing.assert_array_equal(columns["grounding/pointing_reachable"], [*reachable, np.nan])
+        assert "grounding/pointing_reachable_above_chance" not in metrics
 
 
 def test_chance_of_a_segment_is_the_mean_over_its_lesions(dataset, config):

@@ -50,6 +50,6 @@ def test_sixteen_studies_are_learnt_by_heart(phantom, phantom_text):
     metrics = learn_by_heart(config, 16, STEPS)
     assert {*EXACT, MASKED} <= metrics.keys()
     assert {name: metrics[name].value for name in EXACT} == dict.fromkeys(EXACT, 1.0)
-    assert learnt(metrics)
+    assert learnt(metrics, config)
     half = Metric(0.5, baseline=1.0)
-    assert not learnt(metrics | {MASKED: half}) and not learnt(metrics | {EXACT[0]: half})
+    assert not learnt(metrics | {MASKED: half}, config) and not learnt(metrics | {EXACT[0]: half}, config)

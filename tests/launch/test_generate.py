@@ -174,6 +174,11 @@ def test_what_could_not_be_written_in_the_end_is_refused_before_anything_is_load
 
 def test_probabilities_are_told_and_in_json_they_are_left_out_where_the_tokenizer_cannot(make_run, monkeypatch, capsys):
     run = make_run("captioning.max_position_embeddings=160", "captioning.max_generation_length=150")
+    written = "Left coronary tree. Left main: normal. Proximal LAD: 80% stenosis (severe). LCX: normal."
+    monkeypatch.setattr(
+        "deepcoro.inference.reports.write_row_ids",
+        lambda model, words, *seen: torch.from_numpy(words.encode([written])[0][:, 1:]).long(),
+    )
     (row,) = generate(run, "s1", form="json", structured=True)
     told = json.loads(capsys.readouterr().out)["reports"][0]
     assert row.said.findings and told["probabilities"] and len(told["findings"]) == len(row.said.findings)
