@@ -28,7 +28,7 @@ def reported_metrics(config: Config) -> set[str]:
     if config.loss.is_used("captioning"):
         names |= {f"captioning/{name}" for name in _captioning(config)}
     if config.measures_grounding:
-        names |= {"grounding/lesions", "grounding/pointed_lesions", "grounding/unreadable"}
+        names |= {f"grounding/{name}" for name in ("lesions", "pointed_lesions", "unreadable", "pointing_reachable")}
         for name in (*GROUNDING, "pointing"):
             names |= {f"grounding/{name}{more}" for more in ("", "_above_chance", "_beside_another_lesion")}
     if config.loss.is_used("masked_modeling"):
@@ -45,9 +45,9 @@ def _retrieval(prefix: str) -> set[str]:
 
 def _captioning(config: Config) -> set[str]:
     names = {"tree_accuracy", "readable", "finding_f1", "finding_precision", "finding_recall"}
-    names |= {"finding_f1_beside_tree_oracle", "not_visible/ifr_f1", "grade_kappa"}
-    names |= {"stenosis_mae", "stenosis_mae_lesions", "hallucinated_findings", "missed_findings"}
-    names |= {f"{sign}_f1" for sign in (*_THRESHOLDS, "cto", "calcification", "thrombus", "stent")}
+    names |= {"finding_f1_beside_tree_oracle", "not_visible/ifr_f1", "grade_kappa", "truth_read"}
+    names |= {"stenosis_mae", "stenosis_told", "stenosis_mae_lesions", "hallucinated_findings", "missed_findings"}
+    names |= {f"{sign}_f1" for sign in (*_THRESHOLDS, "cto", "calcification", "thrombus", "stent", "restenosis")}
     names |= {f"{sign}_{score}" for sign in _THRESHOLDS for score in ("precision", "recall")}
     names |= {f"{sign}_macro_{score}" for sign in ("finding", *_THRESHOLDS) for score in SCORES}
     names |= {f"{sign}_{score}/{s}" for sign in ("finding", "stenosis_50") for score in SCORES for s in SEGMENTS}
