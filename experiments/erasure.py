@@ -6,7 +6,8 @@ writes the reports of both.
 Anatomy, views, heart beat, injections and background of a pair are the same: what differs is one significant lesion,
 and what it does. Both go through what prepared cines go through: the encoding of the videos, the sampling, crop and
 batches of an evaluation. The cines should be like those that the run was trained on: give its --preset, --size,
---num-frames and --fps. The patients must be others: give a --seed that the run's phantoms were not made with.
+--num-frames and --fps (24 and 10 for ``experiments.standard``). The patients must be others: give a --seed that the
+run's phantoms were not made with.
 
 A pair is a unit of the run (a cine of the lesion's tree, or a study) in which a sampled frame shows the lesion in the
 crop. A writer that does not look at the picture says the same of both, so that of what it names nothing goes, and

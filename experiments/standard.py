@@ -31,6 +31,7 @@ import pyarrow.parquet as pq
 from deepcoro.cli import plain_errors, run_experiment
 from deepcoro.config import Config
 from deepcoro.data.tables import PreparedDataset
+from deepcoro.errors import UserError
 from deepcoro.evaluation.differences import MODEL, measure_differences
 from deepcoro.evaluation.evaluator import fit_baselines
 from deepcoro.evaluation.report import align_columns, interval_text, number_text
@@ -89,6 +90,11 @@ def prepare(num_studies: int, num_dense: int, seed: int) -> None:
     from data_prep.dicom.ingest import ingest
     from data_prep.phantom.generate import write_phantom
 
+    made, asked = DATA / "archives.json", {"num_studies": num_studies, "num_dense": num_dense, "seed": seed}
+    if made.exists() and json.loads(made.read_text()) != asked:
+        raise UserError(f"{DATA} was prepared with {made.read_text()}: ask for that, or delete the folder")
+    made.parent.mkdir(parents=True, exist_ok=True)
+    made.write_text(json.dumps(asked))
     phantoms, size, cores = DATA / "phantoms", experiment().data.frame_size, os.cpu_count() or 1
     archives: list[tuple[str, str | Preset, int, int, tuple[float, float]]] = [
         ("standard", "standard", num_studies, 0, (0.1, 0.25))

@@ -3,9 +3,9 @@
     python -m experiments.visibility EXPERIMENT.py [--num-steps 1500] [section.field=value ...]
 
 Encoder, clips and augmentation are the experiment's, but there is nothing to write: a linear layer on the pooled tokens
-tells of each segment of the tree in view whether its disease is significant (cross-entropy). Measured on test: the
+tells of each segment of the tree in view whether its disease is significant (cross-entropy). Measured on val: the
 AUROC of each segment, whose mean says how much a writer of reports with this encoder could know. Beside it stand the
-sizes of the lesions in pixels, since what takes less than a few pixels is beyond any encoder.
+sizes of the lesions' boxes in pixels, since what takes less than a few pixels is beyond any encoder.
 """
 
 from __future__ import annotations
@@ -141,7 +141,8 @@ def disease(truth: Truth) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
 
 
 def lesion_pixels(config: Config, units: Units) -> NDArray[np.float64]:
-    """The shorter side, in pixels of the model's clip, of each lesion's middle box: one a lesion and cine."""
+    """The shorter side, in pixels of the model's clip, of each lesion's middle box: one a lesion and cine. A box has a
+    margin around the lesion (in phantoms 1.5 mm a side). Of square videos, which the clip is the whole of."""
     sides: list[float] = []
     for unit in range(len(units)):
         of_segment: dict[str, list[float]] = {}
@@ -160,18 +161,21 @@ def _loaded(batches: Batches) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
 @click.argument("experiment", type=click.Path(path_type=Path))
 @click.argument("assignments", nargs=-1, metavar="[SECTION.FIELD=VALUE]...")
 @click.option("--num-steps", default=1500, show_default=True, type=click.IntRange(min=1))
-def main(experiment: Path, assignments: tuple[str, ...], num_steps: int) -> None:
+@click.option("--split", default="val", show_default=True, type=click.Choice(["val", "test"]), help="To measure on.")
+def main(experiment: Path, assignments: tuple[str, ...], num_steps: int, split: str) -> None:
     """Teach, measure, print."""
     with plain_errors():
         config = described(load_experiment(experiment), assignments, None)
         dataset = PreparedDataset.open(config.data.path)
-        train, test = (dataset.units(split, "video", config.data.filter) for split in ("train", "test"))
+        train, held_out = (dataset.units(name, "video", config.data.filter) for name in ("train", split))
         config = resolve(config, dataset, train)
         probe = train_probe(config, train, num_steps)
-        print(format_table(measure_probe(probe, config, test)))
-        if len(sides := lesion_pixels(config, test)):
+        print(format_table(measure_probe(probe, config, held_out)))
+        if len(sides := lesion_pixels(config, held_out)):
             low, middle, high = np.percentile(sides, (5, 50, 95))
-            print(f"lesions are {middle:.0f} pixels wide in the middle, {low:.0f} to {high:.0f} (90 % of them)")
+            print(
+                f"boxes of lesions, with their margin: half are above {middle:.0f} pixels, 90 % {low:.0f} to {high:.0f}"
+            )
 
 
 if __name__ == "__main__":
