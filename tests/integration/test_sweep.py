@@ -25,6 +25,7 @@ START = [
 """
 
 
+@pytest.mark.long
 @pytest.mark.timeout(280)
 def test_trials_run_at_once_and_one_that_fails_does_not_end_the_sweep(small_config, phantom_text, tmp_path):
     (tmp_path / "space.py").write_text(f"GOOD = {str(phantom_text)!r}\n" + SPACE)
