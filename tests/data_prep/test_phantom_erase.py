@@ -13,6 +13,7 @@ from data_prep.phantom.study import draw_patient
 from deepcoro.errors import UserError
 from deepcoro.metrics.erasure import compare_erased
 from deepcoro.metrics.findings import ratio
+from deepcoro.reports.vocabulary import SEGMENTS
 
 EASY, STANDARD = preset_named("easy"), preset_named("standard")
 
@@ -39,7 +40,8 @@ def test_only_the_lesion_goes(preset):
     full, erased = erase_lesion(patient, 4, segment)
     assert full.findings == patient.findings
     assert erased.findings == [f for f in patient.findings if f.segment != segment]
-    told = compare_erased([full.findings], [erased.findings], [segment])  # a reader who sees all
+    in_view = np.ones((1, len(SEGMENTS)), bool)
+    told = compare_erased([full.findings], [erased.findings], [segment], in_view)  # a reader who sees all
     assert (ratio(*told.erased_terms), ratio(*told.others_terms)) == (1, 0)
     assert (erased.lvef, erased.motion, erased.dominance) == (patient.lvef, patient.motion, patient.dominance)
     changed = False

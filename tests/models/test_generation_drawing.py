@@ -99,7 +99,7 @@ def test_drawing_follows_its_generator_and_leaves_torchs_alone(decoder):
     assert write(0, 5.0) == first
     assert len({str(write(seed, 5.0)) for seed in range(6)}) > 1
     assert (
-        write(0, 1e-4) == generate(decoder, *memory(), START, END, PAD, Writing(max_generation_length=8)).ids.tolist()
+        write(0, 1e-3) == generate(decoder, *memory(), START, END, PAD, Writing(max_generation_length=8)).ids.tolist()
     )
 
 
