@@ -8,13 +8,11 @@ help comes at once.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import inspect
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import click
 
@@ -22,6 +20,7 @@ from deepcoro import __version__
 from deepcoro.cli_sweep import sweep
 from deepcoro.config import Config, read_yaml
 from deepcoro.errors import ConfigError, DeepCoroError, RunStopped, TrainingError
+from deepcoro.launch.python_file import run_file
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 _YAML = (".yaml", ".yml")
@@ -354,23 +353,10 @@ def load_experiment(path: Path) -> Callable[[], Config]:
     Raises:
         ConfigError: no such file, no such function in it, or it cannot be run.
     """
-    if not path.is_file():
-        raise ConfigError(f"there is no experiment {path}; give a Python file with a function experiment() -> Config")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"{path} is no Python file; give one with a function experiment() -> Config, or a YAML")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except DeepCoroError:
-        raise
-    except Exception as error:  # whatever the user's own code raises
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        at = f", line {lines[-1]}" if lines else ""
-        raise ConfigError(f"{path}{at}: {type(error).__name__}: {error}") from error
+    module = run_file(path, "experiment", "a function experiment() -> Config")
     if not callable(getattr(module, "experiment", None)):
         raise ConfigError(f"{path} has no function experiment() -> Config")
-    return module.experiment
+    return cast(Callable[[], Config], module.experiment)
 
 
 def experiment_main(experiment: Callable[[], Config]) -> None:

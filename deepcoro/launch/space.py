@@ -11,10 +11,8 @@ it suggests under names of its own, and returns what they come to by field.
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import json
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +32,8 @@ from ray.tune.search.sample import Categorical, Domain, Float, Integer, LogUnifo
 
 from deepcoro.config import Config
 from deepcoro.config_section import set_at
-from deepcoro.errors import ConfigError, DeepCoroError
+from deepcoro.errors import ConfigError
+from deepcoro.launch.python_file import line_of, run_file
 
 _SCALARS = (type(None), bool, int, float, str)  # what Optuna keeps of a choice
 Distributions = Mapping[str, BaseDistribution]
@@ -69,7 +68,7 @@ class SweepSpace:
         try:
             fields = self.space(trial)
         except Exception as error:  # whatever the user's own code raises
-            raise ConfigError(f"{self.path}{_line(error, self.path)}: {type(error).__name__}: {error}") from error
+            raise ConfigError(f"{self.path}{line_of(error, self.path)}: {type(error).__name__}: {error}") from error
         if fields is None:
             return dict(trial.params)
         if not isinstance(fields, Mapping) or not all(isinstance(name, str) for name in fields):
@@ -95,7 +94,7 @@ def load_space(path: Path) -> SweepSpace:
     Raises:
         ConfigError: no such file, it fails, or what stands in it is no space; the message names the line or the key.
     """
-    module = _load(path)
+    module = run_file(path, "space", "SPACE and OBJECTIVES")
     found = getattr(module, "SPACE", None)
     if callable(found):
         return SweepSpace(path, found, _objectives(module, path), _start(module, path), _source(found, path))
@@ -196,26 +195,6 @@ def _source(function: Callable[..., Any], path: Path) -> str:
         return inspect.getsource(function)
     except (OSError, TypeError):  # a callable object, whose class may be anywhere
         return path.read_text()
-
-
-def _load(path: Path) -> ModuleType:
-    if not path.is_file() or path.suffix != ".py":
-        raise ConfigError(f"there is no space {path}; give a Python file with SPACE and OBJECTIVES")
-    spec = importlib.util.spec_from_file_location(f"tune_space_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except DeepCoroError:
-        raise
-    except Exception as error:  # whatever the user's own code raises
-        raise ConfigError(f"{path}{_line(error, path)}: {type(error).__name__}: {error}") from error
-    return module
-
-
-def _line(error: Exception, path: Path) -> str:
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    return f", line {lines[-1]}" if lines else ""
 
 
 def flat_fields(config: Config) -> Iterator[tuple[str, Any]]:
