@@ -5,6 +5,7 @@ An architecture field that is ``None`` follows the size, or, with ``pretrained``
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -30,6 +31,8 @@ ARCHITECTURE: dict[str, Any] = {
     "positions": "sincos",
     "class_token": False,
     "patch_norm": True,
+    "stem": "linear",
+    "stem_width": 32,
     "final_norm": True,
     "norm_eps": 1e-5,
 }
@@ -39,6 +42,9 @@ FIXED_ARCHITECTURES: dict[str, dict[str, Any]] = {
     "mvit": {"width": 768, "depth": 16, "num_heads": 8, "tubelet": (2, 32, 32), "class_token": True},
 }
 
+STEM_GROUPS = 8  # of channels that a convolutional stem normalises together
+
+Tubelet = tuple[int, int, int]
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Part = Annotated[float, Field(ge=0, le=1)]
@@ -66,6 +72,10 @@ class VideoEncoderConfig(Section):
     position_grid: tuple[Positive, Positive, Positive] | None = None
     class_token: bool | None = None
     patch_norm: bool | None = None  # normalise the pixels of each tubelet before they are embedded
+    # How pixels become tokens. Convolutions learn small things from fewer cines, but compute hidden tokens too; their
+    # patch_norm is by what surrounds a pixel. stem_width: channels at half the picture's size.
+    stem: Literal["linear", "convolutional"] | None = None
+    stem_width: Positive | None = None
     final_norm: bool | None = None
     norm_eps: Annotated[float, Field(gt=0)] | None = None
     pool: Literal["attention", "mean", "class"] = "attention"  # tokens -> the vector that contrastive learning compares
@@ -97,6 +107,8 @@ class VideoEncoderConfig(Section):
                 f"rotary positions need an even number of channels a head, 6 or more; width {self.width} with "
                 f"{self.num_heads} heads has not"
             )
+        if self.stem == "convolutional" and None not in (self.tubelet, self.width, self.stem_width):
+            stem_channels(self.tubelet, self.width, self.stem_width)  # type: ignore[arg-type]
         if self.name == "transformers" and self.pretrained is None:
             raise ValueError("video_encoder.name=transformers needs video_encoder.pretrained: a folder or hub name")
         if self.name in FIXED_ARCHITECTURES:
@@ -113,6 +125,28 @@ class VideoEncoderConfig(Section):
     def is_resolved(self) -> bool:
         """Whether the architecture is known; with ``pretrained`` it is once the checkpoint has been looked at."""
         return all(getattr(self, key) is not None for key in ARCHITECTURE)
+
+
+def stem_channels(tubelet: Tubelet, width: int, stem_width: int) -> list[int]:
+    """Channels of each stage of a convolutional stem, which halves the picture until a pixel is a token: one, two,
+    three, ... times ``stem_width``, and ``width`` in the last.
+
+    Raises:
+        ValueError: there is no such stem.
+    """
+    _, height, across = tubelet
+    num_stages = round(math.log2(height))
+    if height != across or height < 4 or 2**num_stages != height:
+        raise ValueError(
+            "video_encoder.stem=convolutional needs tubelets as high as wide, of 4, 8, 16 or 32 pixels; got "
+            f"video_encoder.tubelet {list(tubelet)}"
+        )
+    if width % STEM_GROUPS or stem_width % STEM_GROUPS:
+        raise ValueError(
+            f"video_encoder.stem=convolutional needs widths divisible by {STEM_GROUPS}; got width {width} and "
+            f"stem_width {stem_width}"
+        )
+    return [(stage + 1) * stem_width for stage in range(num_stages - 1)] + [width]
 
 
 def forget_architecture(encoder: dict[str, Any], changes: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deepcoro.config import Config
+from deepcoro.models.conv_stem import multiply_adds
 from deepcoro.models.multitask import MultitaskModel
 
 # Of MViTv2-S (2112.01526, table 1) on 16x224x224: layers, width, heads and tokens of each stage.
@@ -114,7 +115,8 @@ def passes(
     assert encoder.width is not None and encoder.depth is not None
     d, n, c = encoder.width, config.num_tokens, int(bool(encoder.class_token))
     views = config.data.num_videos if views is None else views
-    pixels = math.prod(config.tubelet)
+    tubelet, stem = config.tubelet, encoder.stem == "convolutional"
+    pixels = math.prod(tubelet)
 
     def computes(loss: str) -> bool:
         return config.loss.is_used(loss) and (losses is None or loss in losses)
@@ -134,7 +136,7 @@ def passes(
             round((encoder.mlp_ratio or 4.0) * d),
             c + shown,
             views,
-            outside=shown * pixels * d,
+            outside=multiply_adds(tubelet, d, encoder.stem_width or 0, n) if stem else shown * pixels * d,
             looks=(along, c + across) if encoder.attention == "divided" else (),
             frozen=round(encoder.freeze * (encoder.depth or 0)),
             computed_again=encoder.checkpoint_activations,

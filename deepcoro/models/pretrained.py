@@ -180,10 +180,11 @@ def _load_own(model: MultitaskModel, checkpoint: Path) -> list[str]:
     lines = []
     if (mean, std) != here:
         line = f"it was trained on pixels of mean {mean:g} and deviation {std:g}, here {here[0]:g} and {here[1]:g}"
-        if (part.name == "tubelet" and not part.patch_norm) or part.name in ("mvit", "transformers"):
+        linear = part.name == "tubelet" and part.stem == "linear"
+        if (linear and not part.patch_norm) or part.name in ("mvit", "transformers"):
             weights = take_over_pixels(weights, here[1] / std, (here[0] - mean) / std)
             line += ", which its first layer takes up exactly"
-        elif part.name == "tubelet":
+        elif part.name == "tubelet" and part.patch_norm:
             line += "; each tubelet is normalised, so that this only matters where it is almost flat"
         else:
             line += f": what it is fed differs from then. Set data.pixel_mean={mean} data.pixel_std={std} to avoid it"

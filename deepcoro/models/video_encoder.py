@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from deepcoro.config_encoder import VideoEncoderConfig
+from deepcoro.models.conv_stem import ConvStem
 from deepcoro.models.divided_attention import DividedBlock, Frames, with_prefix
 from deepcoro.models.layers import AttentionPool, Block, Rotary, gather_tokens, init_linear
 from deepcoro.models.positions import Grid, resize_positions, rotary_tables, sincos_positions
@@ -50,6 +51,7 @@ class VideoEncoder(nn.Module):
         drop_path: share of residual branches skipped at the last block, rising linearly from 0 at the first.
         patch_norm: normalise the pixels of a tubelet before they are embedded (the first half of Dual PatchNorm,
             2302.01327). Where a still background outshines thin vessels, it is what lets training from scratch begin.
+            In a convolutional stem, normalise each pixel by its surroundings.
         attention: ``joint`` or ``divided``.
         positions: ``sincos``, ``learned``, ``rotary`` or ``rotary_tiled`` (``models/positions.py``).
         position_grid: the grid that positions are made for, and interpolated from; ``None`` for the clip's own.
@@ -58,6 +60,8 @@ class VideoEncoder(nn.Module):
         mlp_ratio: width of the feed-forward, in widths.
         final_norm, norm_eps: whether the tokens that come out are normalised, and what norms add to the variance.
         checkpoint_activations: keep only the input of each block for the backward pass, and compute the rest again.
+        stem: how pixels become tokens: ``linear``, or ``convolutional`` (``models/conv_stem.py``).
+        stem_width: channels of the first stage of the latter.
 
     Attributes:
         num_prefix_tokens: tokens before those of the grid: 1 with a class token, else 0.
@@ -87,6 +91,8 @@ class VideoEncoder(nn.Module):
         final_norm: bool = True,
         norm_eps: float = 1e-5,
         checkpoint_activations: bool = False,
+        stem: str = "linear",
+        stem_width: int = 32,
     ) -> None:
         super().__init__()
         t, h, w = tubelet
@@ -100,8 +106,9 @@ class VideoEncoder(nn.Module):
         self.width, self.attention = width, attention
         self.num_prefix_tokens = int(class_token)
         self.checkpoint_activations = checkpoint_activations
-        self.patch_norm = nn.LayerNorm(t * h * w) if patch_norm else nn.Identity()
-        self.embed = nn.Linear(t * h * w, width)
+        linear = stem == "linear"
+        self.patch_norm = nn.LayerNorm(t * h * w) if patch_norm and linear else nn.Identity()
+        self.embed = nn.Linear(t * h * w, width) if linear else ConvStem(tubelet, width, stem_width, patch_norm)
         self._place(positions, position_grid or self.grid, width // num_heads)
         self.class_token = nn.Parameter(torch.zeros(1, 1, width)) if class_token else None
         rates = torch.linspace(0, drop_path, depth).tolist()
@@ -142,6 +149,8 @@ class VideoEncoder(nn.Module):
             final_norm=part.final_norm,  # type: ignore[arg-type]
             norm_eps=part.norm_eps,  # type: ignore[arg-type]
             checkpoint_activations=part.checkpoint_activations,
+            stem=part.stem,  # type: ignore[arg-type]
+            stem_width=part.stem_width,  # type: ignore[arg-type]
         )
 
     @property
@@ -154,10 +163,7 @@ class VideoEncoder(nn.Module):
         ``num_prefix_tokens`` others."""
         if tuple(clip.shape[1:]) != self.clip_shape:
             raise ValueError(f"expected clips of shape {self.clip_shape}, received {tuple(clip.shape[1:])}")
-        tubelets = patchify(clip, self.tubelet)
-        if visible is not None:
-            tubelets = gather_tokens(tubelets, visible)
-        tokens = self.embed(self.patch_norm(tubelets))
+        tokens = self._embed(clip, visible)
         positions = self._added_positions()
         if positions is not None:
             positions = positions.to(clip.dtype).expand(len(clip), -1, -1)
@@ -187,6 +193,15 @@ class VideoEncoder(nn.Module):
         stem = [*self.patch_norm.parameters(), *self.embed.parameters()]
         stem += [p for p in (self.class_token, self.position_embedding) if p is not None]
         return [stem, *[list(block.parameters()) for block in self.blocks]]
+
+    def _embed(self, clip: Tensor, visible: Tensor | None) -> Tensor:
+        """Tokens without their places, [B, N, D] or [B, K, D]."""
+        if isinstance(self.embed, ConvStem):
+            return self.embed(clip, visible)
+        tubelets = patchify(clip, self.tubelet)
+        if visible is not None:
+            tubelets = gather_tokens(tubelets, visible)
+        return self.embed(self.patch_norm(tubelets))
 
     def _place(self, kind: str, made_for: Grid, head_width: int) -> None:
         """Make what tells tokens where they stand."""
