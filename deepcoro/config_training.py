@@ -68,6 +68,7 @@ class LossWeights(Section):
     contrastive: NonNegative = 1.0
     captioning: NonNegative = 1.0
     masked_modeling: NonNegative = 0.1
+    grounding: NonNegative = 0.0  # needs data with boxes
     distillation: Annotated[float, Field(ge=0, le=0)] = 0.0  # reserved: no distillation is built yet
 
 
@@ -77,6 +78,7 @@ class LossStarts(Section):
     contrastive: Share = 0.0
     captioning: Share = 0.0
     masked_modeling: Share = 0.0
+    grounding: Share = 0.0
 
 
 class LossConfig(Section):

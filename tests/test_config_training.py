@@ -138,5 +138,11 @@ def test_a_loss_without_any_step_and_a_step_without_any_loss_are_refused(tiny_co
 
 def test_the_largest_weights_compute_every_loss():
     config = Config().override(["loss.use_scheduler=true", "loss.initial.captioning=0", "loss.final.contrastive=0"])
-    assert config.loss.highest == {"contrastive": 1.0, "captioning": 1.0, "masked_modeling": 0.1, "distillation": 0.0}
+    assert config.loss.highest == {
+        "contrastive": 1.0,
+        "captioning": 1.0,
+        "masked_modeling": 0.1,
+        "grounding": 0.0,
+        "distillation": 0.0,
+    }
     assert config.loss.used == ["contrastive", "captioning", "masked_modeling"]

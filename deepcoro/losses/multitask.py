@@ -16,6 +16,7 @@ from deepcoro.config_training import first_step
 from deepcoro.levels import caption_text, rows_at_level
 from deepcoro.losses.captioning import caption_targets, captioning_loss, chunked_captioning_loss
 from deepcoro.losses.contrastive import CHUNK_SIZE, CONTRASTIVE_LOSSES, count_pairs
+from deepcoro.losses.grounding import grounding_loss
 from deepcoro.losses.masked_modeling import masked_modeling_loss
 from deepcoro.losses.positives import find_match, keys_of
 
@@ -23,13 +24,14 @@ DEFAULT_WEIGHTS: dict[str, float] = {
     "contrastive": 1.0,
     "captioning": 1.0,
     "masked_modeling": 0.1,
+    "grounding": 0.0,
     "distillation": 0.0,
 }
-LOSSES = ("contrastive", "captioning", "masked_modeling")
+LOSSES = ("contrastive", "captioning", "masked_modeling", "grounding")
 
 
 class MultitaskLoss(nn.Module):
-    """Contrastive, captioning and masked-modelling losses of what ``MultitaskModel.forward`` returns.
+    """Contrastive, captioning, masked-modelling and grounding losses of what ``MultitaskModel.forward`` returns.
 
     Args:
         loss_weights: multipliers by loss; those not named keep their default.
@@ -95,11 +97,13 @@ class MultitaskLoss(nn.Module):
 
     def counts(self, batch: Mapping[str, Any], num_hidden: int) -> dict[str, Tensor]:
         """What each sum of this batch is divided by: rows with report (or what they count), asked tokens, hidden tokens
-        of valid views."""
+        of valid views, views whose boxes are known."""
         rows = self._rows(batch, "contrastive")
         told, weight = rows["has_report"], self._row_weights(rows)
         pairs = told.sum() if weight is None else weight.where(told, 0).sum()
         counts = {"contrastive": pairs, "masked_modeling": batch["valid"].sum() * num_hidden}
+        if "boxes_known" in batch:
+            counts["grounding"] = _grounded(batch).sum()
         if "input_ids" in batch:
             counts["captioning"] = (self._targets(batch) != self.ignore_index).sum()
         return counts
@@ -124,6 +128,8 @@ class MultitaskLoss(nn.Module):
             )
         if "prediction" in out:
             sums["masked_modeling"] = masked_modeling_loss(out["prediction"], out["target"], batch["valid"])
+        if "grounding_logits" in out:
+            sums["grounding"] = grounding_loss(out["grounding_logits"], batch["segments_at"], _grounded(batch))
         return sums
 
     def contrast(self, outs: Sequence[Mapping[str, Tensor]], batches: Sequence[Mapping[str, Any]]) -> Tensor:
@@ -192,6 +198,11 @@ def reduce_counts(counts: Mapping[str, Tensor]) -> dict[str, Tensor]:
             values = values.float()
         dist.all_reduce(values)
     return dict(zip(counts, values.unbind(), strict=True))
+
+
+def _grounded(batch: Mapping[str, Any]) -> Tensor:
+    """Views [B, V] of which it is known where their lesions are."""
+    return batch["boxes_known"] & batch["valid"]
 
 
 def check_weights(weights: Mapping[str, float]) -> None:

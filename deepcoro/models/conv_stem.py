@@ -11,6 +11,8 @@ Letters: B clips, T frames, H W pixels, t frames of a tubelet, N tokens, K visib
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -44,7 +46,7 @@ class ConvStem(nn.Module):
         channels = stem_channels(tubelet, width, stem_width)
         self.first = nn.Conv2d(tubelet[0], channels[0], 3, 2, 1, bias=False)
         self.norm = nn.GroupNorm(STEM_GROUPS, channels[0])
-        self.stages = nn.Sequential(*[Stage(a, b) for a, b in zip(channels, channels[1:], strict=False)])
+        self.stages = nn.Sequential(*[Stage(a, b) for a, b in itertools.pairwise(channels)])
 
     def forward(self, clip: Tensor, visible: Tensor | None = None) -> Tensor:
         """Normalised ``clip`` [B, T, H, W] -> tokens [B, N, D], or [B, K, D] of those at ``visible`` [B, K]."""

@@ -28,6 +28,9 @@ from deepcoro.models.pretrained import load_pretrained, own_description, resolve
 from deepcoro.models.study_pooling import StudyPooling, ViewEmbedding, drop_views
 from deepcoro.models.text_encoder import TextEncoder
 from deepcoro.models.video_encoder import patchify
+from deepcoro.reports.vocabulary import SEGMENTS
+
+_RARE = -5.0  # logit of a lesion at a token, where grounding begins
 
 
 class MultitaskModel(nn.Module):
@@ -58,6 +61,7 @@ class MultitaskModel(nn.Module):
         assert width is not None
         self.view_embedding = self.study_pooling = self.video_projection = None
         self.text_encoder = self.text_projection = self.captioning_decoder = self.masked_video_modeling = None
+        self.grounding_head = None
         study = config.study_pooling
         if config.level_is_used("study") and (study.angles or study.order):
             self.view_embedding = ViewEmbedding(width, study.angles, study.order)
@@ -90,6 +94,9 @@ class MultitaskModel(nn.Module):
                 dropout=part.dropout,
                 parallel=part.parallel_share > 0,
             )
+        if loss.is_used("grounding"):
+            self.grounding_head = nn.Linear(width, len(SEGMENTS))
+            nn.init.constant_(self.grounding_head.bias, _RARE)
         if loss.is_used("masked_modeling"):
             mvm = config.masked_modeling
             if hasattr(self.video_encoder, "prepare_masking"):
@@ -118,21 +125,22 @@ class MultitaskModel(nn.Module):
         Returns, where their loss is in use: ``video_embedding`` and ``text_embedding`` [R, E] of length 1,
             ``logit_scale``, ``logit_bias``; ``caption_logits`` [R, L-1, vocabulary], or in training mode
             ``caption_hidden`` [R, L-1, width of the decoder] and ``caption_weight`` [vocabulary, that width] whose
-            product they are; ``prediction`` and ``target`` [B*V, M, P]. With ``num_visible`` None the masked pass is
+            product they are; ``grounding_logits`` [B*V, N, segments]; ``prediction`` and ``target`` [B*V, M, P]. With ``num_visible`` None the masked pass is
             left out.
         """
         out: dict[str, Tensor] = {}
         config = self.config
-        contrasts, captions, reconstructs = (
+        contrasts, captions, reconstructs, grounds = (
             part is not None and (losses is None or name in losses)
             for name, part in (
                 ("contrastive", self.video_projection),
                 ("captioning", self.captioning_decoder),
                 ("masked_modeling", self.masked_video_modeling),
+                ("grounding", self.grounding_head),
             )
         )
         clip = self.normalise(batch["clip"]).flatten(0, 1)
-        if contrasts or captions:
+        if contrasts or captions or grounds:
             tokens, views_at = self.video_encoder(clip), self.views_at(batch)
             valid = {"clip": batch["valid"], "study": batch["valid"]}
             if self.training and config.study_pooling.view_dropout > 0:
@@ -157,6 +165,10 @@ class MultitaskModel(nn.Module):
                     out["caption_weight"] = _as_output(self.captioning_decoder.output_weight)
                 else:
                     out["caption_logits"] = self.captioning_decoder(words, memory, mask, num_parallel=parallel)
+            if grounds:
+                assert self.grounding_head is not None
+                on_grid = tokens[:, self.video_encoder.num_prefix_tokens :]  # type: ignore[misc]
+                out["grounding_logits"] = full_precision(self.grounding_head(on_grid))
         if reconstructs and num_visible is not None:
             out["prediction"], out["target"] = self.reconstruct(clip, batch["mask_order"].flatten(0, 1), num_visible)
         return out
