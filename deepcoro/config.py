@@ -26,6 +26,7 @@ from deepcoro.config_encoder import (
 from deepcoro.config_masking import MaskedModelingConfig
 from deepcoro.config_section import Section, overlay, set_at
 from deepcoro.config_seed import SEED_KEYS, from_seed_keys
+from deepcoro.config_sharing import SharedPassConfig
 from deepcoro.config_training import LossConfig, OptimConfig
 from deepcoro.config_writing import Writing
 from deepcoro.errors import ConfigError
@@ -137,6 +138,7 @@ class Config(Section):
     contrastive: ContrastiveConfig = ContrastiveConfig()
     captioning: CaptioningConfig = CaptioningConfig()
     masked_modeling: MaskedModelingConfig = MaskedModelingConfig()
+    shared_pass: SharedPassConfig = SharedPassConfig()
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     training: TrainingConfig = TrainingConfig()
@@ -148,6 +150,8 @@ class Config(Section):
         if self.video_encoder.tubelet is not None:
             self._check_tokens()
         self._check_levels()
+        if self.shared_pass.enabled:
+            self._check_shared_pass()
         parts = self.resources.num_workers * self.training.accumulation_steps
         if self.training.batch_size % parts:
             raise ValueError(
@@ -179,7 +183,7 @@ class Config(Section):
         if self.num_tokens > 2**16:
             raise ValueError(f"a clip of {self.grid} tokens has more than 65536; use larger tubelets or smaller clips")
         self.masked_modeling.check_blocks(self.grid)
-        if self.loss.is_used("masked_modeling"):
+        if self.loss.is_used("masked_modeling") or self.shared_pass.enabled:
             self.masked_modeling.check_ratios(self.grid)
             if self.masked_modeling.strategy == "motion" and frames < 2:
                 raise ValueError(f"masked_modeling.strategy=motion needs data.num_frames of 2 or more, got {frames}")
@@ -197,6 +201,36 @@ class Config(Section):
         if self.pools_studies and pooling.kind == "attention" and width is not None and width % pooling.num_heads:
             raise ValueError(
                 f"video_encoder.width {width} is not divisible by study_pooling.num_heads {pooling.num_heads}"
+            )
+
+    def _check_shared_pass(self) -> None:
+        part, masked = self.shared_pass, self.masked_modeling
+        part.check_steps(self.training.num_steps)
+        if not self.needs_text:
+            raise ValueError(
+                "shared_pass.enabled needs the contrastive or the captioning loss; without them masked modelling's "
+                "pass is the only one"
+            )
+        if self.video_encoder.name in ("mvit", "transformers"):
+            raise ValueError(
+                f"shared_pass.enabled needs an encoder that leaves hidden tokens out, and {self.video_encoder.name} "
+                "computes all of them, with a mask token in place of the hidden ones: nothing would be saved; use "
+                "video_encoder.name=tubelet, or shared_pass.enabled=false"
+            )
+        if self.loss.is_used("grounding"):
+            raise ValueError("the grounding loss asks every token, and shared_pass.enabled hides some; use one of them")
+        if part.mask_ratio is None:
+            return
+        if masked.mask_ratio_follows != "nothing":
+            raise ValueError(
+                f"shared_pass.mask_ratio {part.mask_ratio} stays, and masked_modeling.mask_ratio_follows="
+                f"{masked.mask_ratio_follows} moves the ratio of the same pass; give one of them"
+            )
+        visible = masked.num_visible(self.grid, part.mask_ratio)
+        if not 0 < visible < self.num_tokens:
+            raise ValueError(
+                f"shared_pass.mask_ratio {part.mask_ratio} of {self.num_tokens} tokens ({masked.strategy}) leaves "
+                f"{visible} to see; it must hide some and show some"
             )
 
     def level(self, loss: str) -> Level:
@@ -253,8 +287,12 @@ class Config(Section):
     @property
     def visible_range(self) -> tuple[int, int]:
         """The fewest and the most tokens that the masked pass of a training step shows."""
-        low, high = self.masked_modeling.training_ratios
-        return self.masked_modeling.num_visible(self.grid, high), self.masked_modeling.num_visible(self.grid, low)
+        ratios, num_steps = list(self.masked_modeling.training_ratios), self.training.num_steps
+        if self.shared_pass.mask_ratio is not None:
+            has_tail = self.shared_pass.num_steps(num_steps) < num_steps
+            ratios = [self.shared_pass.mask_ratio, *(ratios if has_tail else [])]
+        fewest, most = (self.masked_modeling.num_visible(self.grid, pick(ratios)) for pick in (max, min))
+        return fewest, most
 
     @property
     def needs_text(self) -> bool:

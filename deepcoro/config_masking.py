@@ -86,6 +86,7 @@ class MaskedModelingConfig(Section):
     mask_ratio_follows: Literal["nothing", "schedule", "loss"] = "nothing"
     ratio_schedule: RatioScheduleConfig = RatioScheduleConfig()
     ratio_control: RatioControlConfig = RatioControlConfig()
+    pretrained: bool = False  # begin with the decoder of the run of ours that video_encoder.pretrained names
     decoder_hidden_size: Positive = 256
     decoder_layers: Positive = 2
     decoder_heads: Positive = 8

@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = ("captioning", "contrastive", "data", "encoder", "masking", "section", "seed", "training", "writing")
+CONFIGS = (
+    "captioning",
+    "contrastive",
+    "data",
+    "encoder",
+    "masking",
+    "section",
+    "seed",
+    "sharing",
+    "training",
+    "writing",
+)
 FOUNDATION = {"errors", "levels", "reports", "config", *(f"config_{part}" for part in CONFIGS)}
 WORKING = {"data", "models", "losses", "metrics"}
 
@@ -24,6 +35,7 @@ ALLOWED = {
         "config_masking",
         "config_seed",
         "config_section",
+        "config_sharing",
         "config_training",
         "config_writing",
     },
@@ -32,6 +44,7 @@ ALLOWED = {
     "config_data": {"errors", "config_section"},
     "config_encoder": {"errors", "config_section"},
     "config_masking": {"config_section"},
+    "config_sharing": {"config_section", "config_training"},
     "config_training": {"errors", "config_section"},
     "config_writing": {"config_section"},
     "config_section": {"errors"},

@@ -27,8 +27,7 @@ import numpy as np
 from deepcoro.config import Config
 from deepcoro.config_masking import Grid, MaskedModelingConfig
 
-_CELL = 4  # pixels each way that changes are averaged over: less noise of the detector, and vessels are wider
-_ROWS = 2  # the first of so many rows is looked at, to save time
+_CELL = 4  # pixels that changes are averaged over: less noise of the detector, and vessels are wider
 _FEWEST_PICTURES = 8  # between which changes are looked for, of clips that have as many
 _FIRST_BLOCKS = 12  # about as many as hide three quarters of a clip
 
@@ -157,9 +156,9 @@ def motion_order(masking: Masking, rng: np.random.Generator, clip: np.ndarray | 
 def motion(clip: np.ndarray, grid: Grid) -> np.ndarray:
     """How much each token changes in time, of ``grid`` shape, in levels of grey.
 
-    It is the mean over cells of the differences to the pictures before and after. A cell is every second row of 4x4
-    pixels (or fewer, where tokens do not divide into them). Pictures are all frames or, where a token has several, so
-    many of them that there are 8 or more.
+    It is the mean over cells of the differences to the pictures before and after. A cell is the first row of 4x4 pixels
+    (or fewer, where tokens do not divide into them): to read the others would take most of the time. Pictures are all
+    frames or, where a token has several, so many of them that there are 8 or more.
 
     Args:
         clip: [frames, height, width] uint8.
@@ -182,27 +181,22 @@ def motion(clip: np.ndarray, grid: Grid) -> np.ndarray:
     # Sums axis by axis: numpy takes several times as long over all at once.
     rows = np.add.reduce(change.reshape(len(change), h, down // height, -1), axis=2, dtype=np.float32)
     tokens = _sum_last(rows, across // width).reshape(t, frames // every, h, w).sum(axis=1)
-    looked_at = (frames // every) * (down // height) * len(range(0, height, _ROWS)) * across
-    return tokens / (2 * looked_at)
+    return tokens / (2 * (frames // every) * (down // height) * across)
 
 
 def _sum_cells(clip: np.ndarray, every: int, height: int, width: int) -> np.ndarray:
-    """Sums [T / every, H / height, W / width] int16 over the rows that are looked at of cells, of every so many frames
-    of a clip [T, H, W] uint8; ``width`` is 1, 2 or 4.
+    """Sums [T / every, H / height, W / width] int16 over the first row of cells, of every so many frames of a clip
+    [T, H, W] uint8; ``width`` is 1, 2 or 4.
 
-    Two pixels are taken at a time, as one number of 16 bits whose halves are added; and one row of all cells at a time:
-    larger arrays in between are taken anew from the kernel, which costs more than the sums.
+    The pixels of a cell are taken as one number, whose bytes are added side by side: numpy is slow at sums of a few.
     """
-    values: np.ndarray = np.ascontiguousarray(clip)
-    values = (values.view(np.uint16) if width > 1 else values.astype(np.uint16))[::every]
-    total = np.zeros((values.shape[0], values.shape[1] // height, values.shape[2]), np.uint16)
-    for row in range(0, height, _ROWS):
-        pairs: np.ndarray = values[:, row::height]
-        if width > 1:
-            total += pairs & 255
-            pairs = pairs >> 8
-        total += pairs
-    return _sum_last(total, max(1, width // 2)).astype(np.int16)
+    rows: np.ndarray = np.ascontiguousarray(clip).view(f"u{width}")[::every, ::height]
+    if width == 4:
+        rows = (rows & 0x00FF00FF) + ((rows >> 8) & 0x00FF00FF)
+        rows += rows >> 16
+    elif width == 2:
+        rows = (rows & 0xFF) + (rows >> 8)
+    return (rows & 0x7FF if width == 4 else rows).astype(np.int16)
 
 
 def _sum_last(values: np.ndarray, number: int) -> np.ndarray:

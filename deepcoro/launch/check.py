@@ -218,7 +218,8 @@ class Check:
     def forward(self) -> str:
         """Every output has numbers in it that are finite."""
         with torch.no_grad():
-            out = self._made().eval()(self._batch(), self.config.num_visible)
+            shares = self.config.shared_pass.enabled
+            out = self._made().eval()(self._batch(), self.config.num_visible, shared_pass=shares)
         _refuse_infinite(out)
         self.out = out
         return ", ".join(f"{name} {'x'.join(map(str, v.shape))}" for name, v in out.items() if v.ndim)
@@ -248,6 +249,7 @@ class Check:
             self.config.num_visible,
             precision,
             max_grad_norm=self.config.optim.max_grad_norm,
+            shared_pass=self.config.shared_pass.enabled,
         )
         if result.skipped:
             _refuse_infinite(result.losses | {f"gradient of {part}": norm for part, norm in result.grad_norms.items()})

@@ -227,7 +227,10 @@ def _say_costs(plan: _Plan, model: MultitaskModel) -> None:
     left = max(0, training.num_steps - plan.start)
     seconds, how = _seconds_per_step(plan, _flops(plan, model))
     print(f"time (estimate)\n  {seconds:.3g} s a step, {how}")
-    print(f"  {left} steps left: {left * seconds / 3600:.3g} hours, without validation and waiting for data\n")
+    print(f"  {left} steps left: {left * seconds / 3600:.3g} hours, without validation and waiting for data")
+    if config.shared_pass.unmasked_tail > 0:
+        print(f"  (the last {config.shared_pass.unmasked_tail:.3g} of the steps, without masks, take longer than that)")
+    print()
 
     in_one = state_bytes(model, training.precision, num_workers=1)
     checkpoint = in_one["weights"] * (1 + has_average) + in_one["optimizer"]
@@ -258,10 +261,11 @@ def _too_little_memory(config: Config, needed: float) -> list[str]:
 
 
 def _flops(plan: _Plan, model: MultitaskModel) -> float:
-    """Of a step of one worker."""
+    """Of a step of one worker: one with the shared pass, where there is one."""
     config, rows = plan.config, plan.config.micro_batch_size
-    part = passes(config, model, plan.text_tokens)
-    once = step_flops(part, rows) + embedding_flops(config, model, plan.text_tokens, rows)
+    shared = config.shared_pass.enabled
+    part = passes(config, model, plan.text_tokens, shared_pass=shared)
+    once = step_flops(part, rows) + embedding_flops(config, model, plan.text_tokens, rows, shared)
     return config.training.accumulation_steps * once
 
 

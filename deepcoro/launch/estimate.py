@@ -157,9 +157,11 @@ def time_step(
         seconds = []
         for _ in range(1 + _TIMED_STEPS):
             begin = time.perf_counter()
-            train_step(
-                model, loss, optimizer, batches, weights, config.visible_range[1], config.training.precision, scaler
-            ).total.item()  # waits for a GPU
+            result = train_step(
+                model, loss, optimizer, batches, weights, config.visible_range[1], config.training.precision, scaler,
+                shared_pass=config.shared_pass.enabled,
+            )  # fmt: skip
+            result.total.item()  # waits for a GPU
             seconds.append(time.perf_counter() - begin)
         return min(seconds[1:])
     finally:

@@ -237,7 +237,8 @@ def resolve(config: Config, dataset: PreparedDataset, units: Units) -> Config:
             "and masked modelling is trained alone. If there are reports, prepare the dataset again with --reports."
         )
         off = {"contrastive": 0.0, "captioning": 0.0}
-        config = config.merge({"loss": {"weights": off, "initial": off, "final": off}})
+        alone = {"enabled": False, "mask_ratio": None, "unmasked_tail": 0.0}  # there is nothing to share the pass with
+        config = config.merge({"loss": {"weights": off, "initial": off, "final": off}, "shared_pass": alone})
     if config.loss.is_used("captioning") and config.captioning.tasks.in_use:
         boxed, videos = units.num_with_boxes(), len(units.rows)
         say(

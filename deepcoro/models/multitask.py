@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deepcoro.config import Config
+from deepcoro.errors import ConfigError
 from deepcoro.levels import caption_text, rows_at_level
 from deepcoro.models.backbones import build_video_encoder, freeze_bottom
 from deepcoro.models.captioning_decoder import CaptioningDecoder
@@ -57,6 +58,11 @@ class MultitaskModel(nn.Module):
         self.video_encoder = build_video_encoder(config, described_in)
         if config.video_encoder.freeze > 0:
             freeze_bottom(self.video_encoder.bottom_up(), config.video_encoder.freeze)  # type: ignore[operator]
+        if config.shared_pass.enabled and hasattr(self.video_encoder, "prepare_masking"):
+            raise ConfigError(
+                f"shared_pass.enabled needs an encoder that leaves hidden tokens out, and {config.video_encoder.name} "
+                "replaces them (it has prepare_masking): nothing would be saved; set shared_pass.enabled=false"
+            )
         width = config.video_encoder.width
         assert width is not None
         self.view_embedding = self.study_pooling = self.video_projection = None
@@ -114,7 +120,11 @@ class MultitaskModel(nn.Module):
             )
 
     def forward(
-        self, batch: dict[str, Any], num_visible: int | None = None, losses: Collection[str] | None = None
+        self,
+        batch: dict[str, Any],
+        num_visible: int | None = None,
+        losses: Collection[str] | None = None,
+        shared_pass: bool = False,
     ) -> dict[str, Tensor]:
         """What the losses need, for a batch of tensors (``data.schema.Batch``): all that are in use, or of those only
         the ones that ``losses`` names. What the others alone would need is not computed.
@@ -125,9 +135,15 @@ class MultitaskModel(nn.Module):
         Returns, where their loss is in use: ``video_embedding`` and ``text_embedding`` [R, E] of length 1,
             ``logit_scale``, ``logit_bias``; ``caption_logits`` [R, L-1, vocabulary], or in training mode
             ``caption_hidden`` [R, L-1, width of the decoder] and ``caption_weight`` [vocabulary, that width] whose
-            product they are; ``grounding_logits`` [B*V, N, segments]; ``prediction`` and ``target`` [B*V, M, P]. With ``num_visible`` None the masked pass is
-            left out.
+            product they are; ``grounding_logits`` [B*V, N, segments]; ``prediction`` and ``target`` [B*V, M, P]. With
+            ``num_visible`` None the masked pass is left out. With ``shared_pass`` it is the only one: embeddings are
+            pooled from the ``num_visible`` tokens that each clip shows, and captions are read from those.
+
+        Raises:
+            ValueError: a shared pass without ``num_visible``.
         """
+        if shared_pass and num_visible is None:
+            raise ValueError("a shared pass is a masked one, and needs num_visible")
         out: dict[str, Tensor] = {}
         config = self.config
         contrasts, captions, reconstructs, grounds = (
@@ -139,9 +155,13 @@ class MultitaskModel(nn.Module):
                 ("grounding", self.grounding_head),
             )
         )
-        clip = self.normalise(batch["clip"]).flatten(0, 1)
+        clip, shown = self.normalise(batch["clip"]).flatten(0, 1), None
+        if shared_pass and (contrasts or captions):
+            # Of a box task the box may lie where nothing is shown: its place is then to be told from what is around it,
+            # as a hidden token is to be filled in. Boxes are not left out for it: which of them remained would tell.
+            shown = self.video_encoder(clip, batch["mask_order"].flatten(0, 1)[:, :num_visible])
         if contrasts or captions or grounds:
-            tokens, views_at = self.video_encoder(clip), self.views_at(batch)
+            tokens, views_at = self.video_encoder(clip) if shown is None else shown, self.views_at(batch)
             valid = {"clip": batch["valid"], "study": batch["valid"]}
             if self.training and config.study_pooling.view_dropout > 0:
                 valid["study"] = drop_views(batch["valid"], config.study_pooling.view_dropout)
@@ -170,7 +190,8 @@ class MultitaskModel(nn.Module):
                 on_grid = tokens[:, self.video_encoder.num_prefix_tokens :]  # type: ignore[misc]
                 out["grounding_logits"] = full_precision(self.grounding_head(on_grid))
         if reconstructs and num_visible is not None:
-            out["prediction"], out["target"] = self.reconstruct(clip, batch["mask_order"].flatten(0, 1), num_visible)
+            order = batch["mask_order"].flatten(0, 1)
+            out["prediction"], out["target"] = self.reconstruct(clip, order, num_visible, shown)
         return out
 
     def normalise(self, clip: Tensor) -> Tensor:
@@ -217,12 +238,15 @@ class MultitaskModel(nn.Module):
             views = views + self.view_embedding(views_at).unsqueeze(2)
         return views.flatten(1, 2), valid.repeat_interleave(views.shape[2], dim=1)
 
-    def reconstruct(self, clip: Tensor, mask_order: Tensor, num_visible: int) -> tuple[Tensor, Tensor]:
+    def reconstruct(
+        self, clip: Tensor, mask_order: Tensor, num_visible: int, shown: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Predictions and targets [B*V, M, P] of the tokens of ``mask_order`` [B*V, N] after the first
-        ``num_visible``."""
+        ``num_visible``. ``shown`` [B*V, c + K, D] is what the encoder makes of those, where that is known."""
         assert self.masked_video_modeling is not None
         visible, hidden = mask_order[:, :num_visible], mask_order[:, num_visible:]
-        tokens = self.video_encoder(clip, visible)[:, self.video_encoder.num_prefix_tokens :]  # type: ignore[misc]
+        tokens = self.video_encoder(clip, visible) if shown is None else shown
+        tokens = tokens[:, self.video_encoder.num_prefix_tokens :]  # type: ignore[misc]
         prediction = self.masked_video_modeling(tokens, visible, hidden)
         tubelets = gather_tokens(patchify(clip, self.config.tubelet), hidden)
         return prediction, self.masked_video_modeling.target(tubelets)

@@ -15,7 +15,7 @@ from deepcoro.config_encoder import ARCHITECTURE
 from deepcoro.errors import CheckpointError
 from deepcoro.models.conversion import fold
 
-_PREFIX = "video_encoder."
+_PREFIX, _DECODER = "video_encoder.", "masked_video_modeling."
 _AVERAGE = "model_ema.safetensors"  # as training.checkpoint writes it
 
 
@@ -60,6 +60,24 @@ def own_weights(checkpoint: Path) -> tuple[dict[str, Tensor], float, float, str]
     Raises:
         CheckpointError: the weights are not those that were saved.
     """
+    weights, what = _weights(checkpoint)
+    own = _part(weights, _PREFIX)
+    return own, weights["pixel_mean"].item(), weights["pixel_std"].item(), what
+
+
+def own_masked_decoder(checkpoint: Path) -> tuple[dict[str, Tensor], str]:
+    """State dict of the decoder of masked modelling of a checkpoint, empty where it has none, and what the weights are;
+    otherwise as ``own_weights``."""
+    weights, what = _weights(checkpoint)
+    return _part(weights, _DECODER), what
+
+
+def _part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+
+
+def _weights(checkpoint: Path) -> tuple[dict[str, Tensor], str]:
+    """All weights of a checkpoint, and what they are."""
     path = checkpoint / "model.safetensors"
     try:
         files = json.loads((checkpoint / "manifest.json").read_text())["files"]
@@ -74,10 +92,7 @@ def own_weights(checkpoint: Path) -> tuple[dict[str, Tensor], float, float, str]
         raise CheckpointError(f"{path} is not what was saved (its hash differs from the manifest's)")
     from safetensors.torch import load_file
 
-    weights = load_file(path)
-    own = {name.removeprefix(_PREFIX): value for name, value in weights.items() if name.startswith(_PREFIX)}
-    what = "averaged weights" if path.name == _AVERAGE else "weights"
-    return own, weights["pixel_mean"].item(), weights["pixel_std"].item(), what
+    return load_file(path), "averaged weights" if path.name == _AVERAGE else "weights"
 
 
 def take_over_pixels(weights: dict[str, Tensor], scale: float, shift: float) -> dict[str, Tensor]:

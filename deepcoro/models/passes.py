@@ -102,6 +102,7 @@ def passes(
     views: float | None = None,
     losses: Collection[str] | None = None,
     num_visible: int | None = None,
+    shared_pass: bool | None = None,
 ) -> list[Pass]:
     """The transformers that a row goes through in a training step.
 
@@ -110,12 +111,17 @@ def passes(
         views: clips of a row, ``None`` for as many as the config draws.
         losses: those that the step computes, ``None`` for all that are in use.
         num_visible: tokens that its masked pass shows, ``None`` for the most that a step of the run does.
+        shared_pass: whether that pass serves all losses, ``None`` for what takes the most at any step of the run.
     """
+    if shared_pass is None:
+        shared_pass = config.shared_pass.enabled and config.shared_pass.unmasked_tail == 0
     encoder, captioning, masked = config.video_encoder, config.captioning, config.masked_modeling
     assert encoder.width is not None and encoder.depth is not None
     d, n, c = encoder.width, config.num_tokens, int(bool(encoder.class_token))
     views = config.data.num_videos if views is None else views
     tubelet, stem = config.tubelet, encoder.stem == "convolutional"
+    k = num_visible or config.visible_range[1]
+    seen_by_text = k if shared_pass else n
     pixels = math.prod(tubelet)
 
     def computes(loss: str) -> bool:
@@ -166,9 +172,10 @@ def passes(
 
     found = []
     if computes("contrastive") or computes("captioning"):
-        found += encodings(n)
+        found += encodings(seen_by_text)
     if computes("contrastive") and encoder.pool == "attention":
-        found.append(Pass(0, d, 0, c + n, views, outside=2 * (c + n) * d * d + 2 * (c + n) * d + 10 * d * d))
+        m = c + seen_by_text
+        found.append(Pass(0, d, 0, m, views, outside=2 * m * d * d + 2 * m * d + 10 * d * d))
     if model.text_encoder is not None and computes("contrastive"):
         about: Any = model.text_encoder.transformer.config
         width, layers = model.text_encoder.width, getattr(about, "num_hidden_layers", 12)
@@ -179,7 +186,7 @@ def passes(
         assert captioning.vocab_size is not None
         shape = (captioning.num_layers, captioning.hidden_size, captioning.intermediate_size, length("captioning") - 1)
         clips = rows("captioning")
-        seen = round(views / clips * (c + n)) if clips else 0
+        seen = round(views / clips * (c + seen_by_text)) if clips else 0
         found.append(
             Pass(
                 *shape,
@@ -191,9 +198,10 @@ def passes(
             )
         )
     if model.masked_video_modeling is not None and computes("masked_modeling"):
-        k, width = num_visible or config.visible_range[1], masked.decoder_hidden_size
-        # A wrapped backbone computes hidden tokens too.
-        found += encodings(n if hasattr(model.video_encoder, "prepare_masking") else k)
+        width = masked.decoder_hidden_size
+        if not (shared_pass and (computes("contrastive") or computes("captioning"))):
+            # A wrapped backbone computes hidden tokens too.
+            found += encodings(n if hasattr(model.video_encoder, "prepare_masking") else k)
         outside = k * d * width + (n - k) * width * pixels
         found.append(Pass(masked.decoder_layers, width, 4 * width, n, views, outside=outside))
     return found
@@ -204,12 +212,15 @@ def step_flops(found: list[Pass], rows: int) -> float:
     return rows * sum(part.step_flops for part in found)
 
 
-def embedding_flops(config: Config, model: MultitaskModel, text_tokens: int, rows: int) -> float:
+def embedding_flops(
+    config: Config, model: MultitaskModel, text_tokens: int, rows: int, shared_pass: bool | None = None
+) -> float:
     """Operations of the pass that makes embeddings first where micro-batches are accumulated (``training/step.py``), on
     ``rows`` of one of them; 0 where there is none."""
     if config.training.accumulation_steps == 1 or not config.loss.is_used("contrastive"):
         return 0.0
-    return rows * sum(part.useful_flops / 3 for part in passes(config, model, text_tokens, losses=["contrastive"]))
+    once = passes(config, model, text_tokens, losses=["contrastive"], shared_pass=shared_pass)
+    return rows * sum(part.useful_flops / 3 for part in once)
 
 
 def is_exact(config: Config, model: MultitaskModel) -> bool:

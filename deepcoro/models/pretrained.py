@@ -19,7 +19,7 @@ from deepcoro.config_encoder import ARCHITECTURE, FIXED_ARCHITECTURES, KINETICS,
 from deepcoro.errors import ConfigError
 from deepcoro.models.conversion import HEADS, architecture_of, convert
 from deepcoro.models.image_statistics import image_statistics
-from deepcoro.models.own_weights import find_own, own_architecture, own_weights, take_over_pixels
+from deepcoro.models.own_weights import find_own, own_architecture, own_masked_decoder, own_weights, take_over_pixels
 
 if TYPE_CHECKING:
     from deepcoro.models.multitask import MultitaskModel
@@ -67,6 +67,8 @@ def load_pretrained(model: MultitaskModel) -> list[str]:
     source, text = config.video_encoder.pretrained, config.text_encoder.pretrained
     if source is not None:
         lines += [f"video encoder: {line}" for line in _load_video(model, source)]
+    if config.masked_modeling.pretrained:
+        lines += [f"masked decoder: {line}" for line in _load_masked_decoder(model, source)]
     if text is not None and model.text_encoder is None:
         lines.append(f"text encoder: no loss uses one, and {text} is left out")
     elif text is not None:
@@ -203,6 +205,44 @@ def _load_own(model: MultitaskModel, checkpoint: Path) -> list[str]:
         lines.append(f"{_MASK_TOKEN} begins at random: the checkpoint was trained without masked modelling")
     lines += _put(encoder, weights, part.allow_mismatch, str(checkpoint))
     return [f"{len(weights)} {what} of {checkpoint}", *lines, *_about_grid(encoder)]
+
+
+def _load_masked_decoder(model: MultitaskModel, source: str | None) -> list[str]:
+    """Weights of the decoder of masked modelling from the run of ours that the encoder came from, all of them."""
+    checkpoint = None if source is None or source.endswith(TORCH_FILES) else find_own(source)
+    if checkpoint is None:
+        raise ConfigError(
+            "masked_modeling.pretrained takes the decoder of a run of ours, and video_encoder.pretrained is "
+            f"{'not given' if source is None else repr(source)}"
+        )
+    decoder = model.masked_video_modeling
+    if decoder is None:
+        return [f"masked modelling is not used, and that of {checkpoint} is left out"]
+    theirs, what = own_masked_decoder(checkpoint)
+    if not theirs:
+        raise ConfigError(
+            f"masked_modeling.pretrained: {checkpoint} was trained without masked modelling, and has no decoder; set "
+            "masked_modeling.pretrained=false"
+        )
+    masked, part = Config.load(checkpoint / "config.yaml").masked_modeling, model.config.masked_modeling
+    shapes = [{name: tuple(value.shape) for name, value in x.items()} for x in (decoder.state_dict(), theirs)]
+    different = [
+        f"{name} (expected {shapes[0].get(name, 'none')}, received {shapes[1].get(name, 'none')})"
+        for name in sorted(shapes[0] | shapes[1])
+        if shapes[0].get(name) != shapes[1].get(name)
+    ]
+    for key in ("decoder_heads", "norm_predict_loss"):  # which no shape tells
+        if getattr(part, key) != getattr(masked, key):
+            different.append(f"{key} (expected {getattr(part, key)}, received {getattr(masked, key)})")
+    if different:
+        raise ConfigError(
+            f"masked_modeling.pretrained: the decoder of {checkpoint} does not fit; it has decoder_hidden_size "
+            f"{masked.decoder_hidden_size}, decoder_layers {masked.decoder_layers}, decoder_heads "
+            f"{masked.decoder_heads}. Give the same, or masked_modeling.pretrained=false; what differs: "
+            f"{_some(different)}"
+        )
+    decoder.load_state_dict(theirs)
+    return [f"{len(theirs)} {what} of {checkpoint}"]
 
 
 def _put(encoder: nn.Module, weights: dict[str, Tensor], allow_mismatch: bool, source: str) -> list[str]:

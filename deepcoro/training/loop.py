@@ -172,6 +172,7 @@ class Worker:
         torch.manual_seed(int(seed))
         rates = set_learning_rates(self.optimizer, self.factor_at(self.step))
         weights, num_visible = self.weights_at(self.step), self.mask_ratio.num_visible(self.step)
+        shares = self.mask_ratio.is_shared(self.step)
         batches = [to_torch(batch, self.device) for batch in rows]
         if self.step == 0:
             self._start_bias(batches)
@@ -185,6 +186,7 @@ class Worker:
             training.precision,
             self.scaler,
             config.optim.max_grad_norm,
+            shares,
         ).on_host()
         self.step += 1
         told: dict[str, Any] = {"loss_weights": {name: weights[name] for name in result.losses}}
@@ -192,7 +194,8 @@ class Worker:
         self.bad_steps.look(self.step, result, rows, told, self.scaler)
         if self.average is not None and not result.skipped:
             self.average.update()
-        told_of_masks = self.mask_ratio.scalars(num_visible) if "masked_modeling" in result.losses else {}
+        masks = shares or "masked_modeling" in result.losses
+        told_of_masks = self.mask_ratio.scalars(num_visible) if masks else {}
         if not result.skipped and result.valid_share.item() > 0:  # a step that saw nothing has a loss of 0
             self.mask_ratio.look(result.losses)
         for batch in rows:
@@ -205,7 +208,9 @@ class Worker:
                 f"no video could be read in {_MAX_BLIND_STEPS} steps in a row; {self.run}/problems.jsonl says why"
             )
         computed = [name for name, weight in weights.items() if weight > 0]
-        flops = useful_flops(config, self.model, rows, computed, num_visible) if self.board is not None else None
+        flops = None
+        if self.board is not None:
+            flops = useful_flops(config, self.model, rows, computed, num_visible, shares)
         self.throughput.add(training.batch_size * config.data.num_videos, flops)
         if self.board is not None and (self.step % training.log_every == 0 or self.step == training.num_steps):
             with self.throughput.telling():

@@ -1,4 +1,5 @@
-"""How many tokens the masked pass shows at a step: a share that is fixed, follows a schedule, or follows the loss.
+"""How many tokens the masked pass shows at a step: a share that is fixed, follows a schedule, or follows the loss; and
+whether that pass is the one that all losses share.
 
 The workers ship the order of the tokens, so only the step knows of this. Every worker of a run comes to the same
 number: a schedule is a function of the step, and the loss is that of all workers together.
@@ -25,13 +26,20 @@ class MaskRatio:
     """
 
     def __init__(self, config: Config) -> None:
-        self.part, self.grid = config.masked_modeling, config.grid
+        self.part, self.grid, self.shared = config.masked_modeling, config.grid, config.shared_pass
+        self._shared_steps = config.shared_pass.num_steps(config.training.num_steps)
         self.follows = self.part.mask_ratio_follows
         self.average: float | None = None  # of the masked loss, since the ratio last changed
         self._controlled, self._seen = self.part.mask_ratio, 0
 
+    def is_shared(self, step: int) -> bool:
+        """Whether one masked pass serves all losses at ``step`` (0 is the first)."""
+        return step < self._shared_steps
+
     def ratio(self, step: int) -> float:
         """What is asked for at ``step`` (0 is the first)."""
+        if self.shared.mask_ratio is not None and self.is_shared(step):
+            return self.shared.mask_ratio
         if self.follows == "schedule":
             return self.part.ratio_schedule.ratio(step)
         return self._controlled

@@ -32,7 +32,8 @@ def training_plan(config: Config, groups: Iterable[Mapping[str, Any]]) -> list[s
     rows = [["step", *(str(step + 1) for step in steps)]]
     rows += [[f"learning rate, {name}", *(f"{rate[name]:.3g}" for rate in rates)] for name in rates[0]]
     rows += [[f"loss weight, {name}", *(_weight(weight[name]) for weight in weights)] for name in config.loss.used]
-    if config.loss.is_used("masked_modeling") and config.masked_modeling.mask_ratio_follows != "loss":
+    masks_at_all = config.loss.is_used("masked_modeling") or config.shared_pass.enabled
+    if masks_at_all and config.masked_modeling.mask_ratio_follows != "loss":
         masks = MaskRatio(config)
         rows.append(["mask ratio", *(f"{1 - masks.num_visible(step) / config.num_tokens:.3g}" for step in steps)])
     lines = [f"plan: {_schedule(config)}", *_align(rows)]
@@ -67,6 +68,10 @@ def _loss_notes(config: Config, num_steps: int) -> list[str]:
         active = config.loss.active_steps(name, num_steps)
         if len(active) < num_steps:
             notes.append(f"loss {name} is computed at steps {active.start + 1} to {active.stop} only")
+    shared = config.shared_pass.num_steps(num_steps)
+    if shared:
+        told = "one masked pass of the video encoder serves all losses"
+        notes.append(told + (f" up to step {shared}; from then on they see all tokens" if shared < num_steps else ""))
     part = config.loss
     if part.use_scheduler and part.total_steps >= num_steps and part.initial != part.final:
         notes.append(

@@ -75,6 +75,7 @@ def train_step(
     precision: str = "fp32",
     scaler: torch.amp.GradScaler | None = None,
     max_grad_norm: float = 1.0,
+    shared_pass: bool = False,
 ) -> StepResult:
     """Take one step on ``batches``, the micro-batches of this worker (tensors on the model's device).
 
@@ -85,6 +86,7 @@ def train_step(
             and what it alone trains gets no gradient (DDP has to be told, by ``find_unused_parameters``).
         num_visible: tokens the masked pass shows.
         scaler: with fp16.
+        shared_pass: that pass serves contrastive and captioning too.
 
     Raises:
         ValueError: every loss weighs 0.
@@ -99,7 +101,7 @@ def train_step(
     def run(number: int, visible: int | None, losses: Collection[str]) -> dict[str, Tensor]:
         torch.manual_seed(seeds[number])  # whichever pass it is
         with _autocast(precision, batches[number]["clip"].device):
-            return model(batches[number], visible, losses)
+            return model(batches[number], visible, losses, shared_pass)
 
     def mean(name: str, value: Tensor) -> Tensor:
         return value / counted[name].clamp(min=1).to(value.dtype)
@@ -112,7 +114,8 @@ def train_step(
     slopes: list[dict[str, Tensor]] = []
     if "contrastive" in active and len(batches) > 1:
         with torch.no_grad():
-            embedded = [run(number, None, ["contrastive"]) for number in range(len(batches))]
+            shown = num_visible if shared_pass else None  # the same masks as below
+            embedded = [run(number, shown, ["contrastive"]) for number in range(len(batches))]
         outs = [{name: out[name].detach().requires_grad_() for name in _COMPARED} for out in embedded]
         sums["contrastive"] = mean("contrastive", loss.contrast(outs, batches))
         scaled(loss.weigh(sums, weights)).backward()

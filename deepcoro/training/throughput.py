@@ -45,9 +45,11 @@ def useful_flops(
     batches: Sequence[Mapping[str, Any]],
     losses: Collection[str],
     num_visible: int | None = None,
+    shared_pass: bool = False,
 ) -> float | None:
     """Operations that a step needs which computes ``losses`` on ``batches``, a worker's micro-batches as they come out
-    of the data path; ``None`` for a backbone whose operations are not known. ``num_visible`` as for ``passes``."""
+    of the data path; ``None`` for a backbone whose operations are not known. ``num_visible`` and
+    ``shared_pass`` as for ``passes``."""
     if not is_exact(config, model):
         return None
     total = 0.0
@@ -55,7 +57,7 @@ def useful_flops(
         valid = batch["valid"]
         texts = [name for name in ("contrastive", "captioning") if config.loss.is_used(name)]
         lengths = {name: _mean_length(batch, config.level(name)) for name in texts}
-        found = passes(config, model, lengths, float(valid.sum()) / len(valid), losses, num_visible)
+        found = passes(config, model, lengths, float(valid.sum()) / len(valid), losses, num_visible, shared_pass)
         total += len(valid) * sum(part.useful_flops for part in found)
     return total
 

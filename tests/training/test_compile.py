@@ -22,13 +22,15 @@ def process_group(tmp_path):
 def take_steps(config, model, wrapped, batches):
     optimizer, loss = build_optimizer(model, config.optim), MultitaskLoss.from_config(config)
     for batch in batches:
-        result = train_step(wrapped, loss, optimizer, [batch], loss.loss_weights, config.num_visible)
+        weights, shared = loss.loss_weights, config.shared_pass.enabled
+        result = train_step(wrapped, loss, optimizer, [batch], weights, config.num_visible, shared_pass=shared)
     return result.total
 
 
-@pytest.mark.parametrize("ddp", [False, True])
-def test_steps_are_those_of_the_plain_encoder(process_group, tiny_config, tiny_model, random_batch, ddp):
-    config = tiny_config("video_encoder.checkpoint_activations=true", "video_encoder.attention=divided")
+@pytest.mark.parametrize(("ddp", "shares"), [(False, False), (True, False), (True, True)])
+def test_steps_are_those_of_the_plain_encoder(process_group, tiny_config, tiny_model, random_batch, ddp, shares):
+    shared = ("shared_pass.enabled=true",) if shares else ()
+    config = tiny_config("video_encoder.checkpoint_activations=true", "video_encoder.attention=divided", *shared)
     batches = [random_batch(config, rows=rows, seed=rows) for rows in (4, 3)]  # the second of another size
     plain, compiled = tiny_model(config).train(), tiny_model(config).train()
     compile_encoder(compiled, backend="eager")

@@ -29,6 +29,14 @@ CASES = {
     "captions in chunks of 3 tokens": (("captioning.chunk_size=3",), 1),
     "captions in parallel, one worker has none": (("captioning.parallel_share=0.5",), 2),
     "captions from the second step on": (("loss.start_fraction.captioning=0.1",), 2),
+    "one masked pass for all": (("shared_pass.enabled=true", "shared_pass.mask_ratio=0.5"), 2),
+    "one masked pass, then two": (
+        (
+            "shared_pass.enabled=true", "shared_pass.unmasked_tail=0.5", "training.num_steps=2", "optim.warmup_steps=0",
+            "data.unit=study", "data.num_videos=2",
+        ),
+        2,
+    ),
     "pairs up to the first step": (
         (
             "loss.use_scheduler=true", "loss.schedule_type=step", "loss.warmup_steps=0", "loss.total_steps=1",
@@ -58,6 +66,7 @@ def run_case(case, rank, world):
     """SGD steps on this worker's part of a case -> losses, gradients of each step and new weights."""
     from deepcoro.losses.multitask import LossWeightScheduler, MultitaskLoss
     from deepcoro.models.multitask import MultitaskModel
+    from deepcoro.training.mask_ratio import MaskRatio
     from deepcoro.training.sharding import wrap
     from deepcoro.training.step import train_step
 
@@ -69,12 +78,13 @@ def run_case(case, rank, world):
         model = wrap(bare, torch.device("cpu"), config)
     optimizer = torch.optim.SGD([p for p in bare.parameters() if p.requires_grad], lr=0.1)
     loss = MultitaskLoss.from_config(config)
-    scheduler = LossWeightScheduler.from_config(config)
+    scheduler, masks = LossWeightScheduler.from_config(config), MaskRatio(config)
     batches = case["batches"][rank] if world > 1 else case["joint"]
     gradients = []
     for step in range(num_steps):
         weights = {name: weight for name, weight in scheduler.weights(step).items() if config.loss.is_used(name)}
-        result = train_step(model, loss, optimizer, batches, weights, config.num_visible, max_grad_norm=1e9)
+        visible, shared = masks.num_visible(step), masks.is_shared(step)
+        result = train_step(model, loss, optimizer, batches, weights, visible, max_grad_norm=1e9, shared_pass=shared)
         gradients.append({name: p.grad.clone() for name, p in bare.named_parameters() if p.grad is not None})
     return {
         "losses": result.losses,
@@ -146,7 +156,7 @@ def outcomes(tiny_config, tiny_model, random_batch, tmp_path_factory):
             batches.append(mine)
         joint = [join([b for mine in batches for b in mine])]
         weights = tiny_model(config, seed=3).double().state_dict()
-        num_steps = 2 if name in SCHEDULED else 1
+        num_steps = 2 if name in SCHEDULED or name.endswith("then two") else 1
         cases[name] = {"config": config, "batches": batches, "joint": joint, "weights": weights, "num_steps": num_steps}
     torch.save(cases, folder / "cases.pt")
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
