@@ -173,14 +173,15 @@ def motion(clip: np.ndarray, grid: Grid) -> np.ndarray:
     every = max(n for n in range(1, frames + 1) if n == 1 or (frames % n == 0 and len(clip) // n >= _FEWEST_PICTURES))
     height, width = math.gcd(_CELL, down), math.gcd(_CELL, across)
     cells = _sum_cells(clip, every, height, width)
-    steps = np.abs(np.diff(cells, axis=0))
-    change = np.zeros_like(cells)
-    change[1:] = steps
-    change[:-1] += steps
+    steps = np.abs(np.diff(cells, axis=0)).astype(np.float32)
+    # Summed over a token's cells first, as there are fewer tokens than cells.
+    of_rows = _sum_neighbours(steps, 1, down // height)
+    sums = _sum_neighbours(of_rows, 2, across // width)
+    change = np.zeros((len(cells), h, w), np.float32)
+    change[1:] = sums
+    change[:-1] += sums
     change[[0, -1]] *= 2  # the first and the last picture have one neighbour
-    # Sums axis by axis: numpy takes several times as long over all at once.
-    rows = np.add.reduce(change.reshape(len(change), h, down // height, -1), axis=2, dtype=np.float32)
-    tokens = _sum_last(rows, across // width).reshape(t, frames // every, h, w).sum(axis=1)
+    tokens = change.reshape(t, frames // every, h, w).sum(axis=1)
     return tokens / (2 * (frames // every) * (down // height) * across)
 
 
@@ -199,9 +200,10 @@ def _sum_cells(clip: np.ndarray, every: int, height: int, width: int) -> np.ndar
     return (rows & 0x7FF if width == 4 else rows).astype(np.int16)
 
 
-def _sum_last(values: np.ndarray, number: int) -> np.ndarray:
-    """Sums of ``number`` neighbours along the last axis; by slices, as a short last axis is slow to reduce."""
-    return functools.reduce(np.add, (values[..., first::number] for first in range(number)))
+def _sum_neighbours(values: np.ndarray, axis: int, number: int) -> np.ndarray:
+    """Sums of ``number`` neighbours along axis 1 or 2 of 3; by slices, as numpy is slow to reduce over a few."""
+    places = [(slice(None),) * axis + (slice(first, None, number),) for first in range(number)]
+    return functools.reduce(np.add, (values[place] for place in places))
 
 
 Strategy = Callable[[Masking, np.random.Generator, np.ndarray | None], np.ndarray]
