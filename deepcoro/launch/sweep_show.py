@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from deepcoro.evaluation.report import align_columns, interval_text, number_text
+from deepcoro.launch.confirm_report import confirmation_lines
 from deepcoro.launch.lock import is_running
 from deepcoro.launch.search import ERROR
 from deepcoro.launch.sweep_importance import importances_of
@@ -46,12 +48,13 @@ def show_sweep(folder: Path) -> str:
     study = read_study(folder)
     lines = [_state(study, folder), *indent(_counts(study)), "", "objectives, on the validation patients"]
     best = choose_best(study)
-    ways = zip(study.metric_names or [], study.directions, strict=True)
-    lines += indent([f"{name}, {'max' if way.name == 'MAXIMIZE' else 'min'}" for name, way in ways])
+    ways = dict(zip(study.metric_names or [], (_way(one) for one in study.directions), strict=True))
+    lines += indent([f"{name}, {way}" for name, way in ways.items()])
     if best is not None:
         lines += ["", *_best(study, folder), "", *_importance(study)]
     if errors := _errors(study):
         lines += ["", "failed trials", *indent(errors)]
+    lines += confirmation_lines(folder, ways)
     lines += ["", "files", *indent(_files(folder, best))]
     return "\n".join(lines)
 
@@ -59,6 +62,10 @@ def show_sweep(folder: Path) -> str:
 def indent(lines: Sequence[str]) -> list[str]:
     """Lines that belong to the one above."""
     return [f"  {line}" for line in lines]
+
+
+def _way(direction: StudyDirection) -> str:
+    return "max" if direction == StudyDirection.MAXIMIZE else "min"
 
 
 def _state(study: optuna.Study, folder: Path) -> str:

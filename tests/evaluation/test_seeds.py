@@ -37,7 +37,7 @@ def test_without_a_spread_of_seeds_it_is_the_interval_over_patients():
 
 @pytest.mark.parametrize(("of_seed", "of_patient"), [(0.5, 0.3), (0.0, 1.0), (0.5, 3.0)])
 def test_intervals_hold_the_truth_as_often_as_they_say(of_seed, of_patient):
-    """Crossed effects of known size; 300 intervals of 95 %, of which 279 to 300 (four deviations) must hold the mean."""
+    """Crossed effects of known size; of 300 intervals of 95 %, 270 or more (four deviations) must hold the mean."""
     generator, held = np.random.default_rng(1), 0
     for _ in range(300):
         values = 0.2 + of_seed * generator.normal(size=(5, 1)) + of_patient * generator.normal(size=(1, 40))

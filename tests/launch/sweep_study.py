@@ -1,6 +1,7 @@
 """Studies of sweeps that nobody ran: trials with known values, and the runs they would have left."""
 
 import json
+import warnings
 
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution
@@ -19,7 +20,9 @@ def study_of(rows, objectives=((MRR, "maximize"),)):
     """A study of rows (state, values, learning rate): values by step, the last of which a complete one has; of several
     objectives tuples. A failed one has its error instead."""
     study = optuna.create_study(study_name="s", directions=[way for _, way in objectives])
-    study.set_metric_names([name for name, _ in objectives])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        study.set_metric_names([name for name, _ in objectives])
     for number, (state, values, lr) in enumerate(rows):
         params = {LR: lr, STRATEGY: "tube" if number % 2 else "random"}
         attributes = {RUN: f"trial_{number:04d}", NUM_STEPS: 9, FIELDS: params}
