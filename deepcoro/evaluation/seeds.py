@@ -109,5 +109,5 @@ def _combined(
         freedom = whole**2 / sum(v**2 / df for v, df in parts) if whole > 0 else math.inf
         half = float(t.ppf((1 + level) / 2, freedom)) * math.sqrt(whole)
         low, high = value - half, value + half
-    means = (float(np.mean(side)) for side in (first, second))
-    return SeedDifference(Interval(value, low, high), tuple(map(float, by_seed)), *means, num_patients)
+    means = float(np.mean(first)), float(np.mean(second))
+    return SeedDifference(Interval(value, low, high), tuple(map(float, by_seed)), means[0], means[1], num_patients)
