@@ -46,10 +46,10 @@ FOLDER = "confirm"  # of the runs, in the sweep's
 
 
 def confirm(folder: Path, num_seeds: int, max_concurrent: int | None = None) -> Path:
-    """Confirm the best trial of the sweep in ``folder``; returns the folder of the runs.
+    """Confirm the best trial of the sweep in ``folder``, unless it is the default; returns the folder of the runs.
 
     Raises:
-        UserError: no trial is complete, or the best one is the default itself.
+        UserError: no trial is complete.
         TrainingError: a run failed; the same command goes on with the others.
     """
     set_environment()
@@ -60,7 +60,8 @@ def confirm(folder: Path, num_seeds: int, max_concurrent: int | None = None) -> 
     default = Config.load(folder / "config.yaml")
     configs = {f"trial_{best.number:04d}": with_fields(default, best.user_attrs[FIELDS]), "default": default}
     if len({config.model_dump_json() for config in configs.values()}) == 1:
-        raise UserError(f"{folder}: trial {best.number}, the best, is the default itself; there is nothing to confirm")
+        say(f"{folder}: trial {best.number}, the best, is the default itself; there is nothing to confirm")
+        return folder / FOLDER
     seeds = [default.seed + number for number in range(1, num_seeds + 1)]
     runs = _configs_of_runs(folder, configs, seeds)
     say(f"{folder}: confirming trial {best.number}: {num_seeds} seeds of it and of the default")
