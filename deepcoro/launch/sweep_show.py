@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ from deepcoro.launch.sweep_results import (
 )
 from deepcoro.training.validation import read_intervals
 
+_LONGEST_ERROR = 200  # letters
 _MOST_BEST, _MOST_ERRORS = 5, 5  # columns of the best trials, and kinds of errors; the others are counted
 
 
@@ -167,7 +169,8 @@ def _errors(study: optuna.Study) -> list[str]:
     failed = [trial for trial in _ended(study) if trial.state == TrialState.FAIL]
     reasons: dict[str, list[int]] = {}
     for trial in failed:
-        reasons.setdefault(str(trial.user_attrs.get(ERROR, "unknown")).splitlines()[0], []).append(trial.number)
+        reason = " ".join(str(trial.user_attrs.get(ERROR, "unknown")).split())
+        reasons.setdefault(textwrap.shorten(reason, _LONGEST_ERROR, placeholder=" ..."), []).append(trial.number)
     ordered = sorted(reasons.items(), key=lambda item: -len(item[1]))
     lines = [f"{len(numbers)}: {reason} (trial {', '.join(map(str, numbers[:5]))})" for reason, numbers in ordered]
     if len(lines) > _MOST_ERRORS:
