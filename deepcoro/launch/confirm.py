@@ -36,10 +36,12 @@ from deepcoro.launch.paths import absolute
 from deepcoro.launch.resources import nodes, set_environment, start_ray
 from deepcoro.launch.search import FIELDS
 from deepcoro.launch.space import with_fields
+from deepcoro.launch.sweep_board import write_line
 from deepcoro.launch.sweep_resources import TrialShare, choose_concurrency
 from deepcoro.launch.sweep_results import choose_best, read_study
 from deepcoro.launch.train import say, train
 from deepcoro.training.checkpoint import committed_steps
+from deepcoro.training.hparams import TRIAL_FILE
 from deepcoro.training.validation import read_results
 
 FOLDER = "confirm"  # of the runs, in the sweep's
@@ -67,6 +69,9 @@ def confirm(folder: Path, num_seeds: int, max_concurrent: int | None = None) -> 
     say(f"{folder}: confirming trial {best.number}: {num_seeds} seeds of it and of the default")
     start_ray()
     _train(folder, [config for config in runs.values() if not _is_trained(config)], max_concurrent)
+    for config in runs.values():
+        where = folder / FOLDER / config.name
+        write_line(where, config, best.user_attrs[FIELDS], "confirmed", config.training.num_steps)
     names = [[folder / FOLDER / f"{kind}-seed_{seed}" for seed in seeds] for kind in configs]
     pairs, objectives = Pairs(*names), list(study.metric_names or [])
     found = {"val": _measured(pairs, objectives, "val")}
@@ -105,7 +110,11 @@ def _train(folder: Path, configs: Sequence[Config], max_concurrent: int | None) 
     described = {config.name: config.model_dump(mode="json") for config in configs}
 
     def trial(point: dict[str, Any]) -> None:
-        train(Config(**described[point["run"]]))
+        config = Config(**described[point["run"]])
+        run = Path(config.root) / config.name
+        run.mkdir(parents=True, exist_ok=True)
+        (run / TRIAL_FILE).write_text("{}\n")
+        train(config)
 
     results = tune.Tuner(
         tune.with_resources(trial, {"CPU": TrialShare.of(configs[0]).driver_cpus}),

@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
@@ -25,7 +26,7 @@ from deepcoro.launch.sweep_results import reached_step, run_of, was_lost
 from deepcoro.training.hparams import experiment_columns, fields_of_line, flat_fields, session_line
 from deepcoro.training.validation import read_results
 
-STATE = "trial.state"  # a column: complete, pruned or fail
+STATE = "trial.state"  # a column: complete, pruned or fail; confirmed, of the runs of a confirmation
 _MARK = ".hparams"  # how the names of these files end
 
 
@@ -42,13 +43,10 @@ def write_board(study: optuna.Study, folder: Path, config: Config) -> list[Path]
     ended = [trial for trial in ended if not was_lost(trial)]  # its run goes on
     written = []
     for trial in ended:
-        run = run_of(folder, trial)
-        if run is None or not run.is_dir() or _has(run / "tensorboard"):
-            continue
-        tried = trial.user_attrs.get(FIELDS, {})
-        fields = {STATE: trial.state.name.lower(), **fields_of_line(with_fields(config, tried), tried)}
-        line = session_line(fields, failed=trial.state == TrialState.FAIL)
-        written.append(_append(run / "tensorboard", line, reached_step(trial) or 0))
+        run, tried = run_of(folder, trial), trial.user_attrs.get(FIELDS, {})
+        if run is not None and run.is_dir() and not _has(run / "tensorboard"):
+            own = with_fields(config, tried)
+            written.append(write_line(run, own, tried, trial.state.name.lower(), reached_step(trial) or 0))
     if written or not _has(folder / "tensorboard"):
         columns = {STATE: "", **flat_fields(config)}
         shown = [STATE, *varied_fields(study)]
@@ -57,6 +55,17 @@ def write_board(study: optuna.Study, folder: Path, config: Config) -> list[Path]
             old.unlink()
         written.append(_append(folder / "tensorboard", summary, 0))
     return written
+
+
+def write_line(run: Path, config: Config, tried: Collection[str], state: str, step: int) -> Path:
+    """The line of one run, unless it is there.
+
+    Args:
+        tried: fields that are told whether or not they are defaults.
+        state: what stands in the column ``STATE``; ``fail`` is a failed one.
+    """
+    line = session_line({STATE: state, **fields_of_line(config, tried)}, failed=state == "fail")
+    return next((run / "tensorboard").glob(f"*tfevents*{_MARK}"), None) or _append(run / "tensorboard", line, step)
 
 
 def varied_fields(study: optuna.Study) -> list[str]:

@@ -28,6 +28,7 @@ def save_picture(axes: Any, path: Path, kind: str, title: str, words: str, names
         names: of the axes of ``parallel``, in their order.
     """
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     every = list(np.ravel(axes))
     figure = every[0].figure
@@ -36,6 +37,7 @@ def save_picture(axes: Any, path: Path, kind: str, title: str, words: str, names
         _mend_legend(every[0])
     if kind == "history":
         every[0].set_xlabel("trial")
+        every[0].xaxis.set_major_locator(MaxNLocator(integer=True))
     elif kind == "importances":
         every[0].set(xlabel="share of the explained variance", ylabel="", xlim=(0, 1.08))
     elif kind == "on_the_way":
@@ -45,6 +47,7 @@ def save_picture(axes: Any, path: Path, kind: str, title: str, words: str, names
             one.set_xlabel(wrapped(one.get_xlabel()), fontsize=9)
             _mend_ticks(one)
             _mend_colours(one)
+        figure.axes[-1].yaxis.set_major_locator(MaxNLocator(integer=True))  # of the colours, which are trials
     elif kind == "parallel":
         _mend_parallel(figure, every[0], names)
     for one in figure.axes:

@@ -8,7 +8,7 @@ from tensorboard.context import RequestContext
 from tensorboard.plugins import base_plugin
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
-from deepcoro.launch.sweep_board import STATE, write_board
+from deepcoro.launch.sweep_board import STATE, write_board, write_line
 from deepcoro.training.board import Board
 from deepcoro.training.validation import post_results
 from tests.launch.sweep_study import LR, MRR, STRATEGY, leave_runs, study_of
@@ -89,3 +89,9 @@ def test_a_line_is_written_once(sweep):
     first = write_board(study, folder, config)
     assert len(first) == 4  # three lines and the columns
     assert write_board(study, folder, config) == []
+    run = folder / "confirm" / "default-seed_1"
+    line = write_line(run, config, [LR], "confirmed", 9)
+    assert write_line(run, config, [LR], "confirmed", 9) == line
+    experiment, lines = asked(folder)
+    assert lines["confirm/default-seed_1/tensorboard"].hparams[LR].number_value == config.optim.lr
+    assert {info.name for info in experiment.hparam_infos if info.differs} == {STATE, LR, STRATEGY}
