@@ -118,7 +118,9 @@ def confirmation_lines(folder: Path, ways: Mapping[str, str]) -> list[str]:
         ]
         for split in ("val", "test"):
             if split in entry:
-                about = "val (the trial was chosen on these patients)" if split == "val" else "test (looked at once)"
+                number = max(found["patients"] for found in entry[split].values())
+                about = f"{split}, {number} patients, " if number else f"{split}, "
+                about += "on whom the trial was chosen" if split == "val" else "whom nothing else has looked at"
                 lines += [f"  {about}", *(f"    {line}" for line in _table(entry[split], ways))]
         if len(seeds) < LEAST_SEEDS:
             lines.append(

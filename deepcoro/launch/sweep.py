@@ -1,8 +1,8 @@
 """Many runs of one experiment, over a space: Ray Tune starts and stops them, Optuna chooses what they try.
 
 A sweep's folder ``root/name``: ``study.db`` (Optuna's, unless another storage is named), ``trials/<run>/`` (each a run
-as any other), ``sweep.json`` (what came of each trial). All that it needs to go on is in the study and in the runs:
-Tune's own state, in ``.ray``, is made anew with each launch.
+as any other), ``sweep.json`` (what came of each trial), ``best.yaml``, ``plots/``, ``confirm/``. All that it needs to
+go on is in the study and in the runs: Tune's own state, in ``.ray``, is made anew with each launch.
 """
 
 from __future__ import annotations

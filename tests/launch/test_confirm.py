@@ -98,7 +98,7 @@ def test_few_seeds_claim_nothing_and_leave_test_alone(sweep_folder):
     assert done["trained"] == ["trial_0001-seed_1", "default-seed_1", "trial_0001-seed_2", "default-seed_2"]
     assert done["test"] == []
     text = "\n".join(confirmation_lines(folder, {MRR: "max"}))
-    assert "Nothing can be claimed from 2 seeds" in text and "too few seeds" in text and "test (" not in text
+    assert "Nothing can be claimed from 2 seeds" in text and "too few seeds" in text and "test, 20 patients" not in text
 
 
 def test_more_seeds_go_on_from_those_that_are_there_and_test_is_looked_at_once(sweep_folder):
@@ -118,7 +118,7 @@ def test_more_seeds_go_on_from_those_that_are_there_and_test_is_looked_at_once(s
     entry = read_confirmation(folder)["1"]
     assert entry["test"][MRR]["difference"] == pytest.approx(0.2) and entry["test"][MRR]["patients"] == 20
     text = "\n".join(confirmation_lines(folder, {MRR: "max"}))
-    assert text.count("better") == 2 and "test (looked at once)" in text
+    assert text.count("better") == 2 and "test, 20 patients, whom nothing else" in text
     assert "worse" in "\n".join(confirmation_lines(folder, {MRR: "min"}))
 
 
