@@ -127,17 +127,22 @@ def check(experiment: str | None, assignments: Sequence[str], overlay: Path | No
 
 @main.command()
 @click.argument("target")
-def show(target: str) -> None:
-    """Show a config, a run or a prepared dataset.
+@click.option("--plots", is_flag=True, help="Draw the plots of a sweep anew, into its folder.")
+def show(target: str, plots: bool) -> None:
+    """Show a config, a run, a sweep or a prepared dataset.
 
-    TARGET is an experiment, a YAML, a run's folder, or a prepared dataset (a folder or a URI).
+    TARGET is an experiment, a YAML, a run's or a sweep's folder, or a prepared dataset (a folder or a URI).
 
         deepcoro show experiments/demo.py       every field that the experiment has, as YAML
         deepcoro show my.yaml                   the same of a YAML, the fields that it leaves out at their defaults
         deepcoro show runs/demo                 how far the run is, its checkpoints, losses, metrics and problems
+        deepcoro show runs/demo-loss_weights    a sweep: best trials with intervals, what matters, what failed
         deepcoro show data/demo/prepared        how much there is in each split, of what shape, what was left out
 
-    Nothing is written. Exit code 2: TARGET is none of these, or is damaged.
+    Nothing is written, but for --plots: plots/*.png, and plots/plots.html, one page that opens without a network. A
+    sweep writes them itself at its end.
+
+    Exit code 2: TARGET is none of these, or is damaged.
     """
     from deepcoro.launch.show import show as describe
     from deepcoro.launch.show import show_config
@@ -145,6 +150,14 @@ def show(target: str) -> None:
     is_config = Path(target).suffix in (".py", *_YAML)
     if not is_config and "://" not in target and not Path(target).exists():
         target = str(found(Path(target)))
+    if plots:
+        from deepcoro.launch.sweep_plots import write_plots
+        from deepcoro.launch.sweep_results import read_study
+
+        if is_config or "://" in target:
+            raise ConfigError(f"--plots draws a sweep, and {target} is none")
+        click.echo("\n".join(map(str, write_plots(read_study(Path(target)), Path(target)))))
+        return
     click.echo(show_config(load_config(target)()) if is_config else describe(target))
 
 

@@ -68,6 +68,12 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="Stop trials that fall behind, by successive halving or by the median of the others.",
     ),
     click.option("--resume", is_flag=True, help="Go on with the sweep of that name."),
+    click.option(
+        "--confirm",
+        type=click.IntRange(min=1),
+        metavar="K",
+        help="Afterwards train the best and the default anew, with K seeds each; 5 or more to claim anything.",
+    ),
 )
 
 
@@ -78,6 +84,7 @@ def sweep(
     dry: bool,
     space_file: Path,
     metrics: Sequence[str],
+    confirm: int | None,
     **options: Any,
 ) -> None:
     """Run an experiment many times, over a space of its fields.
@@ -90,8 +97,13 @@ def sweep(
         deepcoro sweep experiments/demo.py --space mine.py --num-trials 20 --metric captioning/finding_f1=max
 
     The sweep is called as the experiment and the space, unless name=... says otherwise. Its folder has study.db, which
-    optuna-dashboard opens, trials/ with a run for each trial, and sweep.json. Trials run at once as far as they fit.
-    After a kill, --resume goes on: trials that were running go on from their checkpoints.
+    optuna-dashboard opens, trials/ with a run for each trial, sweep.json, best.yaml (the config of the best trial,
+    which `train` takes) and plots/. Trials run at once as far as they fit. After a kill, --resume goes on: trials that
+    were running go on from their checkpoints.
+
+    The best of many trials looks better than it is. With --confirm K, of a sweep that runs or with --resume of one that
+    has ended, it and the default are trained anew with K seeds each and compared on the validation patients; with 5 or
+    more they are measured on the test patients, once. `show` tells what came of it.
 
     Exit code 2: something given is wrong, such as a field that there is not, or a metric that nobody reports.
     """
@@ -108,8 +120,14 @@ def sweep(
     asked = Sweep(config, space, **options)
     if dry:
         _dry_run(asked)
-    else:
-        run_all(asked)
+        return
+    folder = run_all(asked)
+    if confirm is not None:
+        from deepcoro.launch.confirm import confirm as train_anew
+        from deepcoro.launch.show import show
+
+        train_anew(folder, confirm, asked.max_concurrent)
+        click.echo(show(str(folder)))
 
 
 for _wrap in reversed(_OPTIONS):

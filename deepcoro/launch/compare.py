@@ -18,8 +18,8 @@ from deepcoro.evaluation.row_metrics import ROW_METRICS
 from deepcoro.evaluation.rows import IDS, read_rows
 
 # What a unit has the mean over its lesions of, and the column that says of how many.
-_OF_LESIONS = {f"grounding/{name}": LESIONS for name in SCORES}
-_OF_LESIONS |= {f"grounding/{name}": POINTED for name in ("pointing", "pointing_reachable")}
+OF_LESIONS = {f"grounding/{name}": LESIONS for name in SCORES}
+OF_LESIONS |= {f"grounding/{name}": POINTED for name in ("pointing", "pointing_reachable")}
 
 
 def compare(first: str | Path, second: str | Path, split: str = "val") -> dict[str, Metric]:
@@ -112,10 +112,10 @@ def _metrics_of(columns: list[str]) -> dict[str, list[str]]:
         if all(part in columns for part in metric.columns):
             found[name] = list(metric.columns)
     for name in columns:
-        if name in parts or name in _OF_LESIONS.values():
+        if name in parts or name in OF_LESIONS.values():
             continue
-        if name in _OF_LESIONS:
-            found[name] = [name, _OF_LESIONS[name]]
+        if name in OF_LESIONS:
+            found[name] = [name, OF_LESIONS[name]]
         elif name.endswith("/rank"):
             found[name.removesuffix("rank") + "median_rank"] = [name]
         else:
@@ -154,7 +154,7 @@ def _difference(
             interval = Interval(interval.value, np.nan, np.nan)
         first, second = (float(metric.value(sums.total[side])) for side in ("first", "second"))
         return (first, second), interval
-    if name in _OF_LESIONS:
+    if name in OF_LESIONS:
         sides = [(values[:, 0] * values[:, 1], values[:, 1]) for values in pair]
         first, second = (float(above.sum() / below.sum()) for above, below in sides)
         return (first, second), paired_difference(sides[0], sides[1], patients)

@@ -52,6 +52,8 @@ class OptunaAskTell(Searcher):
         config: of the experiment, over which the points are laid.
         num_trials: of the whole sweep: when so many have ended in any way but lost, no more is asked for.
         error_of: what a trial that failed left behind as its error, by Tune's id, if it could.
+
+    ``on_end`` is called whenever a trial has been told.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class OptunaAskTell(Searcher):
             super().__init__(metric=names, mode=modes)  # type: ignore[arg-type]
         self.study, self.space, self.config = study, space, config
         self.num_trials, self.error_of = num_trials, error_of
+        self.on_end: Callable[[], None] = lambda: None
         self._names = names
         self._trials: dict[str, optuna.Trial] = {}
 
@@ -86,6 +89,7 @@ class OptunaAskTell(Searcher):
             except ConfigError as error:
                 self._fail(trial, str(error))
                 continue
+            trial.set_user_attr(FIELDS, fields)
             trial.set_user_attr(NUM_STEPS, config.training.num_steps)
             self._trials[trial_id] = trial
             return {FIELDS: fields, RUN: trial.user_attrs[RUN]}
@@ -104,10 +108,11 @@ class OptunaAskTell(Searcher):
             return
         if error:
             self._fail(trial, self.error_of(trial_id) or _SILENT)
-            return
-        if result:
-            self._note(trial, result)
-        self._settle(trial, result or {})
+        else:
+            if result:
+                self._note(trial, result)
+            self._settle(trial, result or {})
+        self.on_end()
 
     def reconcile(self, found: Mapping[str, Ended]) -> dict[str, str]:
         """Settle the trials that a sweep which was killed left running, before any is asked for.

@@ -22,6 +22,7 @@ from deepcoro.data.schema import SPLITS
 from deepcoro.data.tables import PreparedDataset
 from deepcoro.errors import UserError
 from deepcoro.evaluation.report import Metric, format_table
+from deepcoro.launch.sweep_show import is_sweep, show_sweep
 from deepcoro.reports.vocabulary import TREES
 from deepcoro.training.checkpoint import best_step, committed_steps
 
@@ -30,7 +31,7 @@ _NUM_PROBLEMS = 5  # kinds of problems that are written out; the others are coun
 
 
 def show(target: str) -> str:
-    """What lies at ``target``: a run's folder or a prepared dataset (a folder or a URI).
+    """What lies at ``target``: a run's or a sweep's folder, or a prepared dataset (a folder or a URI).
 
     Raises:
         UserError: it is neither, or cannot be read.
@@ -41,6 +42,8 @@ def show(target: str) -> str:
     if (folder / "manifest.json").exists():
         run = folder.resolve().parent.parent
         raise UserError(f"{target} is one checkpoint; its run is shown by: deepcoro show {run}")
+    if is_sweep(folder):
+        return show_sweep(folder)
     if (folder / "config.yaml").exists():
         return show_run(folder)
     what = "is a folder that holds neither config.yaml nor dataset.json" if folder.is_dir() else "is not there"

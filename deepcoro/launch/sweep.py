@@ -1,8 +1,8 @@
 """Many runs of one experiment, over a space: Ray Tune starts and stops them, Optuna chooses what they try.
 
 A sweep's folder ``root/name``: ``study.db`` (Optuna's, unless another storage is named), ``trials/<run>/`` (each a run
-as any other), ``sweep.json`` (what came of each trial). All that it needs to go on is in the study and in the runs:
-Tune's own state, in ``.ray``, is made anew with each launch.
+as any other), ``sweep.json`` (what came of each trial), ``best.yaml``, ``plots/``, ``confirm/``. All that it needs to
+go on is in the study and in the runs: Tune's own state, in ``.ray``, is made anew with each launch.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, TrialScheduler
@@ -27,12 +26,14 @@ from deepcoro.errors import ConfigError
 from deepcoro.launch.lock import hold
 from deepcoro.launch.paths import absolute
 from deepcoro.launch.resources import nodes, set_environment, start_ray
-from deepcoro.launch.search import ERROR, FIELDS, RUN, VALUES, Ended, OptunaAskTell, num_ended
+from deepcoro.launch.search import FIELDS, RUN, Ended, OptunaAskTell, num_ended
 from deepcoro.launch.space import SweepSpace, told, with_fields
 from deepcoro.launch.space_check import check_space
 from deepcoro.launch.study import make_sampler, open_study
+from deepcoro.launch.sweep_end import end_sweep, keep_results
 from deepcoro.launch.sweep_resources import DRIVER_CPUS, TrialShare, choose_concurrency
 from deepcoro.launch.train import run_folder, say, train
+from deepcoro.training.hparams import TRIAL_FILE
 from deepcoro.training.validation import read_results
 
 STOPPING = ("none", "asha", "median")
@@ -160,37 +161,12 @@ def sweep(asked: Sweep) -> Path:
         for run, what in done.items():
             say(f"{run} was running when the sweep was killed: {what}")
         say(f"{folder}: {num_ended(study)} of {asked.num_trials} trials done; {line}")
+        about = {"num_trials": asked.num_trials, "stopping": asked.stopping}
+        searcher.on_end = lambda: keep_results(study, folder, asked.config, about)
         if num_ended(study) < asked.num_trials:
             _tuner(asked, searcher, trials, number).fit()
-        write_results(study, folder)
+        end_sweep(study, folder, asked.config, about)
     return folder
-
-
-def write_results(study: optuna.Study, folder: Path) -> Path:
-    """``sweep.json``: each trial with its state, values, parameters, error, seconds and run."""
-    names = list(study.metric_names or [])
-    best = {trial.number for trial in study.best_trials}  # of several objectives: the Pareto front
-    rows = [_row(trial, names, trial.number in best) for trial in study.get_trials(deepcopy=False)]
-    content = {"objectives": dict(zip(names, [d.name.lower() for d in study.directions], strict=True)), "trials": rows}
-    scratch = folder / ".sweep.json.partial"
-    scratch.write_text(json.dumps(content, indent=1) + "\n")
-    scratch.rename(folder / "sweep.json")
-    return folder / "sweep.json"
-
-
-def _row(trial: FrozenTrial, names: Sequence[str], is_best: bool) -> dict[str, Any]:
-    complete = trial.state == TrialState.COMPLETE
-    values = dict(zip(names, trial.values, strict=True)) if complete else trial.user_attrs.get(VALUES)
-    return {
-        "number": trial.number,
-        "state": trial.state.name.lower(),
-        "best": is_best,
-        "values": values,
-        "params": trial.params,
-        "seconds": trial.duration.total_seconds() if trial.duration is not None else None,
-        "run": trial.user_attrs.get(RUN),
-        "error": trial.user_attrs.get(ERROR),
-    }
 
 
 def _tuner(asked: Sweep, searcher: OptunaAskTell, trials: Path, number: int) -> tune.Tuner:
@@ -244,12 +220,13 @@ def _train_trial(base: dict[str, Any], trials: Path, point: dict[str, Any]) -> N
     """One trial, in a process of Tune's: a run that reports its evaluations."""
     config = with_fields(Config(**base), point[FIELDS]).merge({"root": str(trials), "name": point[RUN]})
     run = trials / point[RUN]
+    run.mkdir(parents=True, exist_ok=True)
+    (run / TRIAL_FILE).write_text(json.dumps({"fields": point[FIELDS]}, indent=1) + "\n")
     for step, metrics in read_results(run).items():  # of a run that goes on after the sweep was killed
         tune.report({"step": step, **metrics})
     try:
         train(config, callbacks=[TuneReportCallback()])
     except Exception as error:
-        run.mkdir(parents=True, exist_ok=True)
         (run / _ERROR_FILE).write_text(f"{type(error).__name__}: {error}\n")
         raise
 

@@ -35,8 +35,9 @@ def validate_step(run: Path, step: int) -> dict[str, float]:
     try:
         model, config = load_model(run / "checkpoints" / str(step))
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        metrics = Validation(config, run, device).run(model.to(device))
-        write_result(run, step, metrics, time.perf_counter() - begin, config)
+        validation = Validation(config, run, device)
+        metrics = validation.run(model.to(device))
+        write_result(run, step, metrics, time.perf_counter() - begin, config, validation.intervals)
     except Exception as error:  # whatever it is, hours of training must not hang on it
         note(run, f"validation of step {step} failed: {error!r}\n{traceback.format_exc()}")
         return {}

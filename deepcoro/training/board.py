@@ -24,16 +24,13 @@ import numpy as np
 from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.plugins.hparams import api_pb2, metadata
-from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import custom_scalars
 
 from deepcoro.config import Config
-from deepcoro.config_section import flatten
-from deepcoro.config_training import LossWeights
 from deepcoro.models.multitask import MultitaskModel
+from deepcoro.training.hparams import USUAL, experiment_columns, fields_of_line, flat_fields, session_line
 from deepcoro.training.pictures import Pictures
 
 MODEL_FILE = "model.json"
@@ -55,14 +52,6 @@ _LAYOUT = {  # tab "Custom Scalars": curves that are read against each other, in
         "reconstruction": ["Multiline", [r"validation/masked_modeling/[^/]+$"]],
     },
 }
-_USUAL = [  # fields of the HParams tab whether or not they are defaults
-    *(f"loss.weights.{name}" for name in LossWeights.model_fields if name != "distillation"),
-    "masked_modeling.mask_ratio",
-    *(f"optim.{name}" for name in ("lr", "text_lr", "captioning_lr", "mvm_lr")),
-    "training.batch_size",
-    "seed",
-]
-_PLACES = ("name", "root", "data.path")  # where a run lies says nothing of what it is
 _LEGEND = """\
 `pictures/reconstruction/n`, of row *n* of the table of reports: some frames, what the model was shown of them, and the
 hidden tokens as it predicts them. Where predictions are normalised, each hidden token has its own true mean and
@@ -124,35 +113,11 @@ class Board:
         """Put the run into the tab HParams, as one entry: the fields of ``config`` that differ from their defaults and
         the usual ones, beside ``metrics`` (names of validation metrics; TensorBoard shows their newest scalars).
 
-        Every field is a column, empty where it is a default: TensorBoard takes the columns from one run of those it
-        compares, and a field that only another run sets must not be hidden. Where a run is put in twice, as when it
-        goes on after its last step, TensorBoard keeps the first entry.
+        Where a run is put in twice, as when it goes on after its last step, TensorBoard keeps the first entry.
         """
-        fields, defaults = _flat(config), _flat(Config())
-        own = {key: value for key, value in fields.items() if key in _USUAL or value != defaults[key]}
         names = sorted(metrics, key=lambda name: (name != config.training.best_metric, name.startswith("data/")))
-        experiment = api_pb2.Experiment(
-            # Of many columns TensorBoard opens the first five: those that are said to differ, then by name.
-            hparam_infos=[
-                api_pb2.HParamInfo(name=key, type=_hparam_type(value), differs=key in _USUAL)
-                for key, value in fields.items()
-            ],
-            metric_infos=[
-                api_pb2.MetricInfo(name=api_pb2.MetricName(tag=f"validation/{name}"), display_name=name)
-                for name in names
-            ],
-        )
-        start = SessionStartInfo(start_time_secs=time.time())
-        for key, value in own.items():
-            setattr(start.hparams[key], "string_value" if isinstance(value, str) else "number_value", value)
-        end = SessionEndInfo(status=api_pb2.STATUS_SUCCESS, end_time_secs=time.time())
-        summary = Summary(
-            value=[
-                _hparams_value(metadata.EXPERIMENT_TAG, HParamsPluginData(experiment=experiment)),
-                _hparams_value(metadata.SESSION_START_INFO_TAG, HParamsPluginData(session_start_info=start)),
-                _hparams_value(metadata.SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=end)),
-            ]
-        )
+        summary = experiment_columns(flat_fields(config), USUAL, names)
+        summary.MergeFrom(session_line(fields_of_line(config)))
         step = config.training.num_steps
         self._attempt(step, lambda: self._append_events(_event(step, summary)))
 
@@ -268,15 +233,6 @@ def _escape(text: str) -> str:
     return re.sub(r"""[&<>"'|\\`*_\[\]]""", lambda found: f"&#{ord(found[0])};", " ".join(text.split()))
 
 
-def _flat(config: Config) -> dict[str, float | str]:
-    """Fields by dotted path, in the types of the HParams tab: numbers stay, the rest is text as in YAML."""
-    fields = {key: value for key, value in flatten(config.model_dump(mode="json")) if key not in _PLACES}
-    return {
-        key: value if isinstance(value, int | float | str) and not isinstance(value, bool) else json.dumps(value)
-        for key, value in fields.items()
-    }
-
-
 def _event(step: int, summary: Summary) -> Event:
     return Event(wall_time=time.time(), step=step, summary=summary)
 
@@ -292,14 +248,6 @@ def _image(tag: str, picture: np.ndarray) -> Summary.Value:
         encoded_image_string=png.getvalue(),
     )
     return Summary.Value(tag=tag, image=image)
-
-
-def _hparam_type(value: float | str) -> int:
-    return api_pb2.DATA_TYPE_STRING if isinstance(value, str) else api_pb2.DATA_TYPE_FLOAT64
-
-
-def _hparams_value(tag: str, data: HParamsPluginData) -> Summary.Value:
-    return Summary.Value(tag=tag, metadata=metadata.create_summary_metadata(data), tensor=metadata.NULL_TENSOR)
 
 
 def _record(event: Event) -> bytes:

@@ -302,7 +302,8 @@ class Worker:
         else:
             if self.board is not None:
                 try:
-                    validation.write_result(self.run, self.step, metrics, time.perf_counter() - begin, self.config)
+                    seconds, intervals = time.perf_counter() - begin, self.validation.intervals
+                    validation.write_result(self.run, self.step, metrics, seconds, self.config, intervals)
                 except OSError as error:
                     note(self.run, f"the metrics of step {self.step} could not be kept: {error}")
                 validation.post_results(self.board, self.run, self.config, [self.step])

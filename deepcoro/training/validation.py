@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,7 +29,9 @@ from deepcoro.models.multitask import MultitaskModel
 from deepcoro.models.text_encoder import load_tokenizer
 from deepcoro.training.board import Board, note
 from deepcoro.training.checkpoint import committed_steps
+from deepcoro.training.hparams import TRIAL_FILE
 
+Intervals = Mapping[str, Mapping[str, float]]  # by metric: low, high and baseline, those that are known
 _MOST_WAITING = 8  # checkpoints that are kept for tasks that validate beside the workers
 _NUM_PICTURED = 8  # validation units that are drawn in TensorBoard
 
@@ -50,9 +52,11 @@ class Validation:
         if self.dataset.num_studies()["val"]:
             self.units = self.dataset.units("val", config.data.unit, config.data.filter)
         self._constants: Any = None
+        self.intervals: Intervals = {}
 
     def run(self, model: MultitaskModel) -> dict[str, float]:
-        """Metrics by name on the first worker; the others, and a dataset without validation patients, give none."""
+        """Metrics by name on the first worker; the others, and a dataset without validation patients, give none. Their
+        ``intervals`` stand there afterwards."""
         if self.units is None:
             return {}
         rank, world = (dist.get_rank(self.group), dist.get_world_size(self.group)) if self.group is not None else (0, 1)
@@ -69,7 +73,12 @@ class Validation:
             train = self.dataset.units("train", self.config.data.unit, self.config.data.filter)
             self._constants = fit_baselines(train, self.config)
         metrics = summarise(records, self.units, self._constants, self.config)
-        return {name: metric.value for name, metric in metrics.items() if np.isfinite(metric.value)}
+        told = {name: metric for name, metric in metrics.items() if np.isfinite(metric.value)}
+        self.intervals = {
+            name: {key: x for key in ("low", "high", "baseline") if np.isfinite(x := getattr(metric, key))}
+            for name, metric in told.items()
+        }
+        return {name: metric.value for name, metric in told.items()}
 
     def batch_to_draw(self) -> dict[str, Any] | None:
         """A few validation units as a Batch, always the same."""
@@ -95,8 +104,18 @@ def is_due(config: Config, step: int) -> bool:
     return step == config.training.num_steps or (step > 0 and every is not None and step % every == 0)
 
 
-def write_result(run: Path, step: int, metrics: dict[str, float], seconds: float, config: Config) -> None:
+def write_result(
+    run: Path,
+    step: int,
+    metrics: dict[str, float],
+    seconds: float,
+    config: Config,
+    intervals: Intervals | None = None,
+) -> None:
     """Keep the metrics of ``step``; with this it counts as validated. ``best.json`` is brought up to date.
+
+    Args:
+        intervals: of the metrics, as ``Validation.intervals`` has them.
 
     Raises:
         OSError: the disk is full.
@@ -105,7 +124,7 @@ def write_result(run: Path, step: int, metrics: dict[str, float], seconds: float
     folder.mkdir(exist_ok=True)
     scratch = folder / f".{step}.partial"
     weights = "trained" if config.training.ema_decay is None else "ema"
-    found = {"step": step, "weights": weights, "seconds": seconds, "metrics": metrics}
+    found = {"step": step, "weights": weights, "seconds": seconds, "metrics": metrics, "intervals": intervals or {}}
     scratch.write_text(json.dumps(found, indent=1) + "\n")
     scratch.rename(folder / f"{step}.json")
     best = config.training.best_metric
@@ -121,9 +140,16 @@ def read_results(run: Path) -> dict[int, dict[str, float]]:
     return {int(path.stem): json.loads(path.read_text())["metrics"] for path in files}
 
 
+def read_intervals(run: Path, step: int) -> Intervals:
+    """Of each metric at a validated step ``low``, ``high`` (95 %, over patients) and ``baseline``, as far as they are
+    known; nothing of a step that has no result."""
+    path = run / "validation" / f"{step}.json"
+    return json.loads(path.read_text()).get("intervals", {}) if path.exists() else {}
+
+
 def post_results(board: Board, run: Path, config: Config, steps: Iterable[int]) -> list[int]:
-    """Put the results of ``steps`` on the board: their scalars, and at the end of the run its line of the tab HParams.
-    Returns those that have no result yet."""
+    """Put the results of ``steps`` on the board: their scalars, and at the end of the run its line of the tab HParams
+    (a trial's is written by its sweep). Returns those that have no result yet."""
     missing = []
     for step in steps:
         path = run / "validation" / f"{step}.json"
@@ -133,7 +159,7 @@ def post_results(board: Board, run: Path, config: Config, steps: Iterable[int]) 
         result = json.loads(path.read_text())
         scalars = {f"validation/{name}": value for name, value in result["metrics"].items()}
         board.scalars(step, scalars | {"validation/seconds": result["seconds"]})
-        if step == config.training.num_steps:
+        if step == config.training.num_steps and not (run / TRIAL_FILE).exists():
             board.hparams(config, result["metrics"])
     return missing
 

@@ -6,9 +6,13 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from deepcoro.config import Config
+from deepcoro.launch.confirm import confirm
+from deepcoro.launch.confirm_report import read_confirmation
 from deepcoro.launch.space import load_space
 from deepcoro.launch.sweep import Sweep, sweep
-from deepcoro.training.validation import read_results
+from deepcoro.launch.train import train
+from deepcoro.training.validation import read_intervals, read_results
 
 MRR = "retrieval/report_to_video/mrr"
 SPACE = f"""
@@ -44,4 +48,19 @@ def test_trials_run_at_once_and_one_that_fails_does_not_end_the_sweep(small_conf
     assert [row["state"] for row in table["trials"]] == ["complete", "fail", "complete"]
     assert table["objectives"] == {MRR: "maximize"}
     best = max((first, third), key=lambda trial: trial.value)
-    assert [row["best"] for row in table["trials"]].index(True) == best.number
+    assert [row["best"] for row in table["trials"]].index(True) == best.number == table["best"]
+    assert {path.name for path in (folder / "plots").iterdir()} >= {"history.png", "on_the_way.png", "plots.html"}
+    lines = [run for run in (folder / "trials").iterdir() if list((run / "tensorboard").glob("*.hparams"))]
+    assert len(lines) == 3 and len(list((folder / "tensorboard").glob("*.hparams"))) == 1
+    interval = read_intervals(folder / "trials" / first.user_attrs["run"], 6)[MRR]
+    assert interval["low"] <= first.value <= interval["high"] and "baseline" in interval
+    assert not list(folder.rglob("*test*"))  # nothing has looked at the test patients
+    again = train(Config.load(folder / "best.yaml").override(["training.num_steps=1"]))
+    assert again == tmp_path / "runs" / "s-best" and list((again / "checkpoints").iterdir())
+
+    confirm(folder, 1, max_concurrent=2)
+    kinds = {run.name: Config.load(run / "config.yaml") for run in (folder / "confirm").iterdir()}
+    assert set(kinds) == {f"trial_{best.number:04d}-seed_1", "default-seed_1"}
+    assert {one.seed for one in kinds.values()} == {1}
+    found = read_confirmation(folder)[str(best.number)]
+    assert set(found) == {"seeds", "val"} and found["val"][MRR]["low"] is None  # one seed has no interval

@@ -5,11 +5,13 @@ import json
 import pytest
 
 from deepcoro.training.board import Board
+from deepcoro.training.hparams import TRIAL_FILE
 from deepcoro.training.validation import (
     drop_results_after,
     is_due,
     note_best,
     post_results,
+    read_intervals,
     read_results,
     steps_to_keep,
     unposted_steps,
@@ -96,3 +98,25 @@ def test_what_was_validated_beside_the_run_reaches_the_board_once(tmp_path, tiny
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], line["validation/retrieval/mrr"]) for line in lines] == [(2, 0.2), (4, 0.4)]
     assert unposted_steps(tmp_path) == []
+
+
+def test_intervals_are_kept_beside_the_metrics(tmp_path, tiny_config):
+    ends = {METRIC: {"low": 0.25, "high": 0.75, "baseline": 0.1}}
+    write_result(tmp_path, 4, {METRIC: 0.5}, 1.0, tiny_config(), ends)
+    assert read_intervals(tmp_path, 4) == ends and read_results(tmp_path) == {4: {METRIC: 0.5}}
+    assert read_intervals(tmp_path, 5) == {}
+
+
+def test_a_trial_leaves_its_line_of_hparams_to_its_sweep(tmp_path, tiny_config):
+    config = tiny_config("training.num_steps=4")
+    for name, is_trial in (("trial", True), ("run", False)):
+        run = tmp_path / name
+        run.mkdir()
+        if is_trial:
+            (run / TRIAL_FILE).write_text("{}")
+        write_result(run, 4, {METRIC: 0.5}, 1.0, config)
+        board = Board(run, 1)
+        post_results(board, run, config, [4])
+        board.close()
+        events = b"".join(path.read_bytes() for path in (run / "tensorboard").iterdir())
+        assert (b"session_start_info" in events) != is_trial

@@ -1,0 +1,56 @@
+"""The sweeps of the demo can be searched, and what the benchmark draws and counts is what it says."""
+
+import json
+
+import numpy as np
+import pytest
+
+from deepcoro.launch.space import load_space
+from deepcoro.launch.space_check import check_space
+from deepcoro.launch.sweep import check_sweep
+from experiments import tiny_sweep
+from experiments.bench import sweep as bench
+
+
+@pytest.mark.parametrize("space", tiny_sweep.SPACES)
+def test_each_space_can_be_searched_from_the_demo(space, tmp_path):
+    asked = tiny_sweep.asked(space, 9, tiny_sweep.experiment().merge({"root": str(tmp_path)}))
+    assert check_sweep(asked) and not asked.resume
+    assert asked.folder == tmp_path / f"tiny-{space}"
+    assert asked.config.training.num_steps % asked.config.training.evaluate_every == 0
+
+
+def test_both_sweeps_of_the_benchmark_try_the_drawn_configurations(tmp_path):
+    points = bench.draw(18, seed=0)
+    assert points == bench.draw(18, seed=0) != bench.draw(18, seed=1)
+    logs = np.log10([list(point.values()) for point in points])
+    ends = np.log10(list(bench.RATES.values()))
+    assert (logs >= ends[:, 0]).all() and (logs <= ends[:, 1]).all() and np.ptp(logs[:, 0]) > 2
+    space = load_space(bench.write_space(tmp_path / "rates.py", bench.RATES, points))
+    assert list(space.start) == points
+    config = bench.make_config(tmp_path, 90)
+    check_space(space, config)
+    check_space(load_space(bench.write_seeds(tmp_path / "seeds.py", [{"seed": 1}, {"seed": 2}])), config)
+
+
+def test_clips_are_counted_to_the_last_step_of_each_trial(tmp_path):
+    bench.make_config(tmp_path, 90).save(tmp_path / "config.yaml")
+    rows = []
+    for number, (state, steps, value) in enumerate(
+        [("complete", 90, 0.5), ("pruned", 13, 0.9), ("complete", 90, 0.25)]
+    ):
+        run = tmp_path / "trials" / f"trial_{number}"
+        run.mkdir(parents=True)
+        lines = [{"step": step, "loss/total": 1.0} for step in range(1, steps + 1)] + [
+            {"step": 99, "validation/x": 1.0}
+        ]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        rows.append({"state": state, "values": {bench.METRIC: value}, "run": run.name, "error": None, "params": {}})
+    (tmp_path / "sweep.json").write_text(json.dumps({"trials": rows}))
+    found = bench.Results(tmp_path)
+    assert found.clips == 16 * (90 + 13 + 90)
+    assert (found.value, found.values, found.num_complete) == (0.5, [0.5, 0.25], 2)
+    rows[0] |= {"state": "fail", "error": "it broke"}
+    (tmp_path / "sweep.json").write_text(json.dumps({"trials": rows}))
+    with pytest.raises(RuntimeError, match="it broke"):
+        bench.Results(tmp_path)
