@@ -5,7 +5,8 @@ paid for once. One of several workers hands over to Ray Train.
 
 An error that is raised on purpose ends the trial and not its process. After any other one nobody knows what state the
 process is in (a GPU may answer to nothing more), so it goes too. Neither is tried again, since it would only come
-again; a process that was killed is, from the run's own checkpoint.
+again. A process that was killed is, from the run's own checkpoint, and so is one that lost the Ray that it stands on:
+both are no fault of the trial's, and no error of it is noted.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 
 import torch
 from ray import tune
+from ray.exceptions import RayError, RayTaskError
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from deepcoro.config import Config
@@ -37,7 +39,7 @@ _TELLING = ("torch", "safetensors")  # packages whose messages tell of shapes an
 
 def run_trial(base: Mapping[str, Any], trials: Path, point: Mapping[str, Any]) -> None:
     """Train what Tune's ``point`` says, laid over the config ``base``, as a run in the folder ``trials``."""
-    entered = time.time()
+    entered, parent = time.time(), os.getppid()
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")  # a stopped trial lets go of its data first
     config = with_fields(Config(**base), point[FIELDS]).merge({"root": str(trials), "name": point[RUN]})
     run = trials / point[RUN]
@@ -50,9 +52,14 @@ def run_trial(base: Mapping[str, Any], trials: Path, point: Mapping[str, Any]) -
             train(config, alone=tune.report)
         else:
             train(config, callbacks=[TuneReportCallback()])
-    except Exception as error:
+    except Exception as raised:
+        of_ray = isinstance(raised, RayError) and not isinstance(raised, RayTaskError)
+        if of_ray or os.getppid() != parent:
+            raise
+        cause = raised.cause if isinstance(raised, RayTaskError) else None  # what our own code came to in a data task
+        error = cause if isinstance(cause, Exception) else raised
         run.mkdir(parents=True, exist_ok=True)
-        (run / TRACE_FILE).write_text("".join(traceback.format_exception(error)))
+        (run / TRACE_FILE).write_text("".join(traceback.format_exception(raised)))
         _write(run / ERROR_FILE, told_error(error) + "\n")
         if not isinstance(error, DeepCoroError):
             raise RuntimeError(f"{point[RUN]} failed; {run / TRACE_FILE} says where") from None

@@ -77,7 +77,7 @@ class Driver:
         assert code == 0, said
         return said
 
-    def until(self, condition, what: str, seconds: float = 200) -> None:
+    def until(self, condition, what: str, seconds: float = 400) -> None:
         """Wait for ``condition()``, looking often."""
         give_up = time.monotonic() + seconds
         while not condition():

@@ -53,7 +53,7 @@ def test_a_trial_of_two_workers_is_run_by_ray_train_and_survives_the_loss_of_one
 
     place = tiny_sweep("resources.num_workers=2", "training.num_steps=24")
     folder = place / "runs" / "s"
-    words = ("sweep", place / "experiment.yaml", "--space", place / "space.py", "--num-trials", 1)
+    words = ("sweep", place / "experiment.yaml", "--space", place / "space.py", "--num-trials", 1, "name=s")
     driver = Driver(place / "log.txt", *words, num_cpus=3)
     driver.until(lambda: newest_steps(folder), "a checkpoint")
     family = psutil.Process(driver.process.pid).children(recursive=True)

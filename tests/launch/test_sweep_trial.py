@@ -6,6 +6,7 @@ import time
 
 import pytest
 import torch
+from ray.exceptions import RayTaskError, WorkerCrashedError
 
 from deepcoro.config import Config
 from deepcoro.errors import DataError
@@ -80,6 +81,29 @@ def test_any_other_error_takes_the_process_along_and_is_not_tried_again(trial, t
     error = left_behind(tmp_path, "trial_0003").error
     assert error.startswith("KeyError at test_sweep_trial.py, line") and "Smith" not in error
     assert "Smith" in (tmp_path / "trial_0003" / "traceback.txt").read_text()
+
+
+def test_the_loss_of_ray_is_no_error_of_the_trial(trial, tmp_path, monkeypatch):
+    def training(config, report):
+        (tmp_path / config.name).mkdir(exist_ok=True)
+        raise error
+
+    error = WorkerCrashedError()
+    with pytest.raises(WorkerCrashedError):
+        trial(training)
+    parents, error = iter([4711, 1]), KeyError("what Ray comes to where its raylet is gone")
+    monkeypatch.setattr(os, "getppid", lambda: next(parents))
+    with pytest.raises(KeyError):
+        trial(training)
+    assert left_behind(tmp_path, "trial_0003").error is None
+
+
+def test_an_error_of_a_data_task_is_told_as_what_it_was(trial, tmp_path):
+    def training(config, report):
+        raise RayTaskError("read", "a long trace", DataError("v3 cannot be read")).as_instanceof_cause()
+
+    trial(training)
+    assert left_behind(tmp_path, "trial_0003").error == "DataError: v3 cannot be read"
 
 
 def test_stopped_by_the_scheduler_it_leaves_no_error(trial, tmp_path):
