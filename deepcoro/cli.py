@@ -187,7 +187,7 @@ def train(experiment: str, assignments: Sequence[str], overlay: Path | None, dry
     run_experiment(load_config(experiment), assignments, overlay, dry)
 
 
-main.command()(click.argument("experiment")(_described(_dry(sweep))))
+main.command()(click.argument("experiment", required=False)(_described(_dry(sweep))))
 
 
 @main.command()

@@ -99,6 +99,7 @@ class ResourcesConfig(Section):
 
     num_workers: Positive = 1
     use_gpu: bool = False
+    gpus_per_worker: Annotated[float, Field(gt=0, le=1)] = 1.0  # with use_gpu; a share: other runs have the rest
     # none: each worker holds the whole model. full: weights, gradients and optimizer state are divided among them; same
     # numbers, same checkpoints, more exchange. One worker holds all of it either way.
     sharding: Literal["none", "full"] = "none"
@@ -157,6 +158,11 @@ class Config(Section):
             raise ValueError(
                 f"training.batch_size {self.training.batch_size} does not divide among {self.resources.num_workers} "
                 f"workers x {self.training.accumulation_steps} accumulation steps"
+            )
+        if self.resources.gpus_per_worker < 1 and self.resources.num_workers > 1:
+            raise ValueError(
+                f"resources.gpus_per_worker {self.resources.gpus_per_worker:g} is for runs of one worker: the "
+                f"{self.resources.num_workers} workers of a run exchange gradients, each from a GPU of its own"
             )
         if self.resources.sharding == "full" and self.training.precision == "fp16":
             raise ValueError(

@@ -20,7 +20,8 @@ import click
 from deepcoro.cli import plain_errors
 from deepcoro.config import Config
 from deepcoro.launch.space import load_space
-from deepcoro.launch.sweep import Sweep, sweep
+from deepcoro.launch.sweep import sweep
+from deepcoro.launch.sweep_settings import Sweep
 from experiments import demo
 
 SPACES = ("loss_weights", "mask_ratio", "learning_rates")

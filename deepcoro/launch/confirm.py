@@ -39,7 +39,7 @@ from deepcoro.launch.space import with_fields
 from deepcoro.launch.sweep_board import write_line
 from deepcoro.launch.sweep_resources import TrialShare, choose_concurrency
 from deepcoro.launch.sweep_results import choose_best, read_study
-from deepcoro.launch.train import say, train
+from deepcoro.launch.train import say, train, with_absolute_sources
 from deepcoro.training.checkpoint import committed_steps
 from deepcoro.training.hparams import TRIAL_FILE
 from deepcoro.training.validation import read_results
@@ -91,7 +91,9 @@ def _configs_of_runs(folder: Path, configs: dict[str, Config], seeds: Sequence[i
         for kind, config in configs.items():
             name = f"{kind}-seed_{seed}"
             where = {"root": str((folder / FOLDER).absolute()), "name": name, "seed": seed}
-            found[name] = config.merge(where | {"data": {"path": absolute(config.data.path, "data.path")}})
+            found[name] = with_absolute_sources(
+                config.merge(where | {"data": {"path": absolute(config.data.path, "data.path")}})
+            )
     return found
 
 

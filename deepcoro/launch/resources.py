@@ -115,9 +115,11 @@ def check_resources(config: Config, machines: Sequence[Mapping[str, float]]) -> 
             f"one data task of {part.cpus_per_data_task:g}), and there are {cpus:g}. At most {fits} workers of that "
             f"size fit; or let each take less: resources.cpus_per_worker={int(share * 100) / 100:g}"
         )
-    if part.use_gpu and takers > gpus:
+    each_gpu = part.gpus_per_worker
+    if part.use_gpu and takers * each_gpu > gpus + 1e-6:
+        to_validate = f" + {each_gpu:g} to validate" if beside else ""
         raise ResourceError(
-            f"the run asks for {takers} GPUs ({part.num_workers} workers x 1{' + 1 to validate' if beside else ''}), "
+            f"the run asks for {takers * each_gpu:g} GPUs ({part.num_workers} workers x {each_gpu:g}{to_validate}), "
             f"and there are {gpus:g}; set resources.num_workers, or resources.use_gpu=false"
         )
     fits = max((_room(part, machines, place) for place in range(len(machines))), default=0)
@@ -139,7 +141,7 @@ def _room(part: ResourcesConfig, machines: Sequence[Mapping[str, float]], data_t
         if cpus < -1e-6:
             return 0
         most = int((cpus + 1e-6) / part.cpus_per_worker)
-        room += min(most, int(machine.get("GPU", 0.0))) if part.use_gpu else most
+        room += min(most, int(machine.get("GPU", 0.0)) * int(1 / part.gpus_per_worker + 1e-6)) if part.use_gpu else most
     return room
 
 

@@ -6,10 +6,11 @@ run for ever. Here
 
 - a trial is complete when its run reached its last step, and pruned when it was stopped before; the values on its way
   are in the study (of a single objective: Optuna keeps none of several, so its last ones are the attribute ``values``);
-- a failed one is told as failed, with its error as the attribute ``error``;
-- each of Optuna's trials carries Tune's id (``tune_id``) and the name of its run (``run``), and ``reconcile`` settles
-  what a killed sweep left running: what had ended is told, the others are failed as lost and asked again, in the same
-  run, which goes on from its checkpoint.
+- a failed one is told as failed, with its error as the attribute ``error``, and the sweep goes on;
+- each of Optuna's trials carries Tune's id (``tune_id``) and the name of its run (``run``). What a killed sweep left
+  running stays the same trial of the study: ``take_over`` tells those that had ended, and the others are handed out
+  again before any new one is asked for, with the values and the run they had. So the study has as many trials as the
+  sweep, whatever befell it, and each has one run.
 
 The study lies in Optuna's own storage: ``optuna-dashboard`` opens it.
 """
@@ -17,9 +18,10 @@ The study lies in Optuna's own storage: ``optuna-dashboard`` opens it.
 from __future__ import annotations
 
 import math
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import optuna
@@ -30,18 +32,23 @@ from deepcoro.config import Config
 from deepcoro.errors import ConfigError
 from deepcoro.launch.space import SweepSpace, with_fields
 
-FIELDS, RUN = "fields", "run"  # what Tune hands a trial: values by dotted path, and the name of its run
-TUNE_ID, NUM_STEPS, ERROR, VALUES, AGAIN = "tune_id", "num_steps", "error", "values", "again"  # attributes in the study
-LOST = "lost: the sweep was killed while it ran"
-_SILENT = "it ended without a message: see the log of its run"
+# What Tune hands a trial: values by dotted path, the name of its run, and when it was asked for (``time.time()``).
+FIELDS, RUN, ASKED = "fields", "run", "asked"  # the first two are attributes in the study too
+TUNE_ID, NUM_STEPS, ERROR, VALUES, TIMES = "tune_id", "num_steps", "error", "values", "times"  # attributes in the study
+_DIED = (
+    "its process died, more often than training.max_failures allows; the system may have ended it for its memory "
+    "(the kernel's log tells)"
+)
 
 
 @dataclass(frozen=True)
-class Ended:
-    """What is on disk of a trial: results by step (none, if it came to none), and its error if it failed."""
+class Left:
+    """What is on disk of a trial: results by step (none, if it came to none), its error if it failed, and where its
+    time went if it ended."""
 
     results: Mapping[int, Mapping[str, float]]
     error: str | None = None
+    times: Mapping[str, float] | None = None
 
 
 class OptunaAskTell(Searcher):
@@ -50,10 +57,9 @@ class OptunaAskTell(Searcher):
     Args:
         study: whose directions are those of ``space``'s objectives, in their order.
         config: of the experiment, over which the points are laid.
-        num_trials: of the whole sweep: when so many have ended in any way but lost, no more is asked for.
-        error_of: what a trial that failed left behind as its error, by Tune's id, if it could.
-
-    ``on_end`` is called whenever a trial has been told.
+        num_trials: of the whole sweep: when so many have ended, no more is asked for.
+        max_failures: when so many have failed, no more is asked for either; ``None``: however many fail.
+        left: what a run left behind, by its name.
     """
 
     def __init__(
@@ -62,7 +68,8 @@ class OptunaAskTell(Searcher):
         space: SweepSpace,
         config: Config,
         num_trials: int,
-        error_of: Callable[[str], str | None] = lambda tune_id: None,
+        max_failures: int | None = None,
+        left: Callable[[str], Left] = lambda run: Left({}),
     ) -> None:
         names = list(space.objectives)
         if len(names) == 1:
@@ -71,18 +78,23 @@ class OptunaAskTell(Searcher):
             modes: list[Any] = list(space.objectives.values())
             super().__init__(metric=names, mode=modes)  # type: ignore[arg-type]
         self.study, self.space, self.config = study, space, config
-        self.num_trials, self.error_of = num_trials, error_of
-        self.on_end: Callable[[], None] = lambda: None
+        self.num_trials, self.max_failures, self.left = num_trials, max_failures, left
+        self.on_end: Callable[[], None] = lambda: None  # called when a trial has been told
         self._names = names
-        self._trials: dict[str, optuna.Trial] = {}
+        self._trials: dict[str, optuna.Trial] = {}  # that run, by Tune's id
+        self._waiting: list[optuna.Trial] = []  # that a killed sweep left
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether so many trials have failed that no more is asked for."""
+        return self.max_failures is not None and num_failed(self.study) >= self.max_failures
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """Fields and run of Tune's trial ``trial_id``. A point that the config refuses is told as failed, and the next
         one asked for: it cost nothing, and is in the study with its reason."""
-        while num_ended(self.study) + len(self._trials) < self.num_trials:
-            trial = self.study.ask()
+        while num_ended(self.study) + len(self._trials) < self.num_trials and not self.gave_up:
+            trial = self._waiting.pop(0) if self._waiting else self.study.ask()
             trial.set_user_attr(TUNE_ID, trial_id)
-            trial.set_user_attr(RUN, trial.user_attrs.get(RUN, f"trial_{trial.number:04d}"))
             try:
                 fields = self.space.suggest(trial)
                 config = with_fields(self.config, fields)
@@ -91,8 +103,9 @@ class OptunaAskTell(Searcher):
                 continue
             trial.set_user_attr(FIELDS, fields)
             trial.set_user_attr(NUM_STEPS, config.training.num_steps)
+            trial.set_user_attr(RUN, run_of(trial))
             self._trials[trial_id] = trial
-            return {FIELDS: fields, RUN: trial.user_attrs[RUN]}
+            return {FIELDS: fields, RUN: run_of(trial), ASKED: time.time()}
         return Searcher.FINISHED  # type: ignore[return-value]  # as Ray's own searchers do
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -104,49 +117,35 @@ class OptunaAskTell(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell Optuna how a trial ended."""
         trial = self._trials.pop(trial_id, None)
-        if trial is None:  # told before, as by a reconciliation
+        if trial is None:  # told before
             return
-        if error:
-            self._fail(trial, self.error_of(trial_id) or _SILENT)
-        else:
-            if result:
-                self._note(trial, result)
-            self._settle(trial, result or {})
+        left = self.left(run_of(trial))
+        if result and not error:
+            self._note(trial, result)
+        self._settle(trial, left, _DIED if error else None, result or {})
         self.on_end()
 
-    def reconcile(self, found: Mapping[str, Ended]) -> dict[str, str]:
-        """Settle the trials that a sweep which was killed left running, before any is asked for.
-
-        Args:
-            found: by name of run, what is on disk of trials that ended, or came to results.
+    def take_over(self) -> dict[str, str]:
+        """Tell the trials that a killed sweep left running and that had come to their end; the others wait to be handed
+        out, in their order.
 
         Returns:
-            By name of run what was done: ``complete``, ``pruned``, ``failed`` or ``asked again``.
+            By name of run what was done: ``complete``, ``failed`` or ``goes on``.
         """
         done: dict[str, str] = {}
         for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             # Not study.ask(): the trial is there, and only its handle is gone with the process that held it.
             trial = optuna.Trial(self.study, frozen._trial_id)
-            run = frozen.user_attrs.get(RUN)
-            ended = found.get(run) if run is not None else None
-            if ended is not None and ended.error is not None:
-                self._fail(trial, ended.error)
-                done[str(run)] = "failed"
-                continue
-            results = ended.results if ended is not None else {}
-            for step, values in sorted(results.items()):
+            left = self.left(run_of(trial)) if RUN in frozen.user_attrs else Left({})
+            left = replace(left, times=None)  # they would count until now
+            for step, values in sorted(left.results.items()):
                 self._note(trial, {"step": step, **values})
-            last = max(results, default=0)
-            if NUM_STEPS in frozen.user_attrs and last >= frozen.user_attrs[NUM_STEPS]:
-                done[str(run)] = self._settle(trial, {"step": last, **results[last]})
+            last = max(left.results, default=0)
+            if left.error is not None or last >= frozen.user_attrs.get(NUM_STEPS, math.inf):
+                done[run_of(trial)] = self._settle(trial, left, None, {"step": last, **left.results.get(last, {})})
                 continue
-            params, attributes = _params(frozen), {AGAIN: frozen.number}
-            if run is not None:
-                attributes[RUN] = run
-                done[run] = "asked again"
-            if params or run is not None:  # else it was lost before it was anything
-                self.study.enqueue_trial(params, user_attrs=attributes)
-            self._fail(trial, LOST)
+            self._waiting.append(trial)
+            done[run_of(trial)] = "goes on"
         return done
 
     def save(self, checkpoint_path: str) -> None:
@@ -155,15 +154,18 @@ class OptunaAskTell(Searcher):
     def restore(self, checkpoint_path: str) -> None:
         """Nothing, as ``save``."""
 
-    def _settle(self, trial: optuna.Trial, result: Mapping[str, Any]) -> str:
-        """Complete at the last step of the run; else it was stopped before."""
+    def _settle(self, trial: optuna.Trial, left: Left, error: str | None, result: Mapping[str, Any]) -> str:
+        """Failed, if it left an error; complete at the last step of the run; else it was stopped before."""
+        if left.times:
+            trial.set_user_attr(TIMES, dict(left.times))
+        if left.error is not None or error is not None:
+            return self._fail(trial, left.error or error or "")
         if int(result.get("step", 0)) < trial.user_attrs[NUM_STEPS]:
             self.study.tell(trial, state=TrialState.PRUNED)
             return "pruned"
         values = [result.get(name, math.nan) for name in self._names]
         if missing := [name for name, value in zip(self._names, values, strict=True) if not math.isfinite(value)]:
-            self._fail(trial, f"its last evaluation has no {', '.join(missing)}")
-            return "failed"
+            return self._fail(trial, f"its last evaluation has no {', '.join(missing)}")
         self.study.tell(trial, [float(value) for value in values], state=TrialState.COMPLETE)
         return "complete"
 
@@ -178,17 +180,25 @@ class OptunaAskTell(Searcher):
                 warnings.simplefilter("ignore")
                 trial.report(known[self._names[0]], step)
 
-    def _fail(self, trial: optuna.Trial, error: str) -> None:
+    def _fail(self, trial: optuna.Trial, error: str) -> str:
         trial.set_user_attr(ERROR, error)
         self.study.tell(trial, state=TrialState.FAIL)
+        return "failed"
+
+
+def run_of(trial: optuna.Trial | optuna.trial.FrozenTrial) -> str:
+    """The name of a trial's run."""
+    return f"trial_{trial.number:04d}"
 
 
 def num_ended(study: optuna.Study) -> int:
-    """Trials that ended by themselves: complete, pruned, or failed for a reason of their own. One that was lost is not
-    counted: it is asked again."""
-    return sum(
-        trial.state.is_finished() and trial.user_attrs.get(ERROR) != LOST for trial in study.get_trials(deepcopy=False)
-    )
+    """Trials that are complete, pruned or failed."""
+    return sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
+
+
+def num_failed(study: optuna.Study) -> int:
+    """Trials that failed as they ran: not those whose point the config refused, which cost nothing."""
+    return sum(RUN in trial.user_attrs for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)))
 
 
 def directions(objectives: Mapping[str, Literal["max", "min"]]) -> list[Literal["maximize", "minimize"]]:
@@ -197,11 +207,6 @@ def directions(objectives: Mapping[str, Literal["max", "min"]]) -> list[Literal[
 
 
 def enqueue_start(study: optuna.Study, points: Sequence[Mapping[str, Any]]) -> None:
-    """Have the points of ``START`` tried first, in a study that begins."""
+    """Have the points of ``START`` tried first, each once however often this is called."""
     for point in points:
-        study.enqueue_trial(dict(point))
-
-
-def _params(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
-    """All of a trial's values: those it was given, which it may not have asked for yet when it was lost, too."""
-    return trial.system_attrs.get("fixed_params", {}) | trial.params
+        study.enqueue_trial(dict(point), skip_if_exists=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 from optuna.distributions import IntDistribution
+from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.engine import make_url
@@ -19,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from deepcoro.errors import ConfigError
 from deepcoro.launch.search import directions, enqueue_start
 from deepcoro.launch.space import SweepSpace
+from deepcoro.launch.space_changes import space_changes
 
 _SHORT = {"nsga2": "nsgaii", "nsga3": "nsgaiii", "nsga-ii": "nsgaii", "cma-es": "cmaes", "gaussianprocess": "gp"}
 _SPACE, _POPULATION = "space", "population_size"  # attributes of a study: what it searches, as text, and how
@@ -73,6 +75,8 @@ def open_study(
     sampler: str | None = None,
     seed: int = 0,
     resume: bool = False,
+    begun: bool = True,
+    before_new: Callable[[], object] = lambda: None,
 ) -> optuna.Study:
     """The study of the sweep ``name``: a new one, with the first points waiting, or with ``resume`` the one it was.
 
@@ -80,6 +84,8 @@ def open_study(
         storage: URL of a database that SQLAlchemy knows, or the path of a journal file; ``None``: ``study.db``, SQLite,
             in the sweep's ``folder``.
         num_trials: that the sweep is to have.
+        begun: whether the sweep that is gone on with has trials: it may have been killed before it had a study.
+        before_new: is called once it is clear that a new study may be made, before it is.
 
     Raises:
         ConfigError: the storage cannot be reached, it has a sweep of that name already, or with ``resume`` has none, or
@@ -87,28 +93,29 @@ def open_study(
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     opened = open_storage(storage, folder)
-    there = name in {one.study_name for one in optuna.get_all_study_summaries(opened)}
+    there = name in optuna.get_all_study_names(opened)
     where = shown(storage) if storage else str(folder / "study.db")
     if there and not resume:
         raise ConfigError(f"{where} has a sweep {name!r} already; go on with it by --resume, or give another name")
-    if resume and not there:
+    if resume and not there and begun:
         raise ConfigError(f"{where} has no sweep {name!r} to go on with")
     if not there:
-        population = population_of(num_trials)
-        chosen = make_sampler(sampler, seed, len(space.objectives), population=population)
-        study = optuna.create_study(
-            storage=opened, study_name=name, directions=directions(space.objectives), sampler=chosen
-        )
+        before_new()
+        try:
+            study = optuna.create_study(storage=opened, study_name=name, directions=directions(space.objectives))
+        except DuplicatedStudyError:  # by somebody else, just now
+            raise ConfigError(f"{where} has a sweep {name!r} already; give another name") from None
+    else:
+        study = optuna.load_study(storage=opened, study_name=name)
+    if _SPACE not in study.user_attrs:  # new, or killed while it was made
         with warnings.catch_warnings():  # of a name that may change in a later Optuna
             warnings.simplefilter("ignore")
             study.set_metric_names(list(space.objectives))
-        study.set_user_attr(_POPULATION, population)
-        study.set_user_attr(_SPACE, space.source)  # the last but the points: without it no sweep is gone on with
+        study.set_user_attr(_POPULATION, population_of(num_trials))
         enqueue_start(study, space.start)
-        return study
-    study = optuna.load_study(storage=opened, study_name=name)
+        study.set_user_attr(_SPACE, space.source)  # the last: with it the study is complete
     _check_same(study, space, f"{where}: the sweep {name!r}")
-    num_had, had = len(study.get_trials(deepcopy=False)), study.user_attrs.get(_POPULATION)
+    num_had, had = len(study.get_trials(deepcopy=False)) if there else 0, study.user_attrs.get(_POPULATION)
     study.sampler = make_sampler(sampler, seed, len(space.objectives), num_had, had)
     return study
 
@@ -154,10 +161,11 @@ def _check_same(study: optuna.Study, space: SweepSpace, where: str) -> None:
     now = dict(zip(space.objectives, directions(space.objectives), strict=True))
     if list(had) != list(now) or [one.name.lower() for one in had.values()] != list(now.values()):
         raise ConfigError(f"{where} has the objectives {', '.join(had)}, and {space.path} has {', '.join(now)}")
-    if study.user_attrs.get(_SPACE) != space.source:
+    if changed := space_changes(study.user_attrs[_SPACE], space):
+        lines = "\n".join(changed)
         raise ConfigError(
-            f"{where} searched another space than {space.path} has now; put the space back as it was, or begin a sweep "
-            "of another name"
+            f"{where} searched another space than {space.path} has now:\n{lines}\nPut the space back as it was, or "
+            "begin a sweep of another name"
         )
 
 

@@ -1,73 +1,53 @@
 """Many runs of one experiment, over a space: Ray Tune starts and stops them, Optuna chooses what they try.
 
 A sweep's folder ``root/name``: ``study.db`` (Optuna's, unless another storage is named), ``trials/<run>/`` (each a run
-as any other), ``sweep.json`` (what came of each trial), ``best.yaml``, ``plots/``, ``confirm/``. All that it needs to
-go on is in the study and in the runs: Tune's own state, in ``.ray``, is made anew with each launch.
+as any other), ``sweep.json`` and ``best.yaml`` (``sweep_results.py``), ``plots/``. All that it needs to go on is in the
+study and in the runs: Tune's own state, in ``.ray``, is made anew with each launch.
 """
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
 import time
-from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.trial import TrialState
 from ray import tune
-from ray.tune.integration.ray_train import TuneReportCallback
-from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, TrialScheduler
 
-from deepcoro.config import Config
-from deepcoro.errors import ConfigError
-from deepcoro.launch.lock import hold
+from deepcoro.data.tables import PreparedDataset
+from deepcoro.errors import ConfigError, DataError, TrainingError
+from deepcoro.launch.lock import hold, is_running
 from deepcoro.launch.paths import absolute
 from deepcoro.launch.resources import nodes, set_environment, start_ray
-from deepcoro.launch.search import FIELDS, RUN, Ended, OptunaAskTell, num_ended
-from deepcoro.launch.space import SweepSpace, told, with_fields
+from deepcoro.launch.search import ERROR, FIELDS, RUN, TIMES, OptunaAskTell, num_ended, num_failed, run_of
+from deepcoro.launch.space import told
 from deepcoro.launch.space_check import check_space
 from deepcoro.launch.study import make_sampler, open_study
 from deepcoro.launch.sweep_end import end_sweep, keep_results
-from deepcoro.launch.sweep_resources import DRIVER_CPUS, TrialShare, choose_concurrency
-from deepcoro.launch.train import run_folder, say, train
-from deepcoro.training.hparams import TRIAL_FILE
-from deepcoro.training.validation import read_results
+from deepcoro.launch.sweep_folder import save_sweep
+from deepcoro.launch.sweep_resources import TrialShare, choose_concurrency
+from deepcoro.launch.sweep_settings import Sweep
+from deepcoro.launch.sweep_stopping import make_scheduler
+from deepcoro.launch.sweep_times import describe_times
+from deepcoro.launch.sweep_trial import left_behind, run_trial
+from deepcoro.launch.train import say, with_absolute_sources
 
-STOPPING = ("none", "asha", "median")
-_REDUCTION = 3  # of successive halving: one trial in three goes on from each of its levels
-_ERROR_FILE = "error.txt"
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """What a sweep is asked to do.
-
-    Args:
-        config: what trials have in common; its name is the sweep's.
-        max_concurrent: trials at once; ``None``: as many as fit.
-        time_budget: seconds, after which no trial goes on; ``None``: until all are done.
-        stopping: ``asha``, ``median`` or ``none``: whether trials that fall behind are stopped.
-        sampler, storage: as ``study.open_study`` takes them.
-    """
-
-    config: Config
-    space: SweepSpace
-    num_trials: int
-    max_concurrent: int | None = None
-    time_budget: float | None = None
-    seed: int = 0
-    sampler: str | None = None
-    storage: str | None = None
-    stopping: str = "none"
-    resume: bool = False
-
-    @property
-    def folder(self) -> Path:
-        """Where it lies."""
-        return run_folder(self.config)
+_TUNES = ".ray"  # the folder of Tune's own state
+_SECONDS_TO_DIE = 60.0  # for trials whose driver was killed
+_DATASET = "dataset"  # attribute of the study: the fingerprint of what its trials are trained on
+_BEGUN = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+_TUNE = {
+    # A metric that has no value in one evaluation is no reason to end the sweep, as Tune would.
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the run's own folder has all that
+    "RAY_AIR_NEW_OUTPUT": "0",  # nor its tables on the terminal
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",  # what Tune keeps is thrown away
+}
 
 
 def check_sweep(asked: Sweep) -> dict[str, Any]:
@@ -93,6 +73,24 @@ def check_sweep(asked: Sweep) -> dict[str, Any]:
             f"--stop {asked.stopping} needs evaluations on the way: set training.evaluate_every, or --stop none"
         )
     return found
+
+
+def check_data(asked: Sweep) -> str:
+    """Refuse data that every trial would fail on; returns the dataset's fingerprint.
+
+    Raises:
+        UserError: the dataset is not there or damaged, nothing is left to train on, or there are no validation
+            patients, so that nobody reports an objective.
+    """
+    data = asked.config.data
+    dataset = PreparedDataset.open(absolute(data.path, "data.path"))
+    dataset.units("train", data.unit, data.filter)
+    if not dataset.num_studies()["val"]:
+        raise DataError(
+            f"{dataset.root} has no validation patients, by whom trials are judged "
+            f"({', '.join(asked.space.objectives)}); prepare it again with some"
+        )
+    return str(dataset.card.get("fingerprint", ""))
 
 
 def describe_sweep(asked: Sweep, seconds_of_trial: tuple[float, str] | None) -> list[str]:
@@ -135,16 +133,19 @@ def sweep(asked: Sweep) -> Path:
 
     Raises:
         UserError: what was asked for cannot be done; nothing was started.
+        TrainingError: so many trials failed that no more were begun.
     """
     set_environment()
-    # A metric that has no value in one evaluation is no reason to end the sweep, as Tune would.
-    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
+    os.environ.update({name: os.environ.get(name, value) for name, value in _TUNE.items()})
     check_sweep(asked)
+    fingerprint = check_data(asked)
     start_ray()
     number, line = choose_concurrency(asked.config, nodes(), asked.max_concurrent, asked.num_trials)
     folder = asked.folder
     trials = folder / "trials"
     with hold(folder):
+        begun = any(trials.glob("*"))
+        _check_folder(asked, begun)
         study = open_study(
             asked.config.name,
             asked.space,
@@ -154,109 +155,152 @@ def sweep(asked: Sweep) -> Path:
             sampler=asked.sampler,
             seed=asked.seed,
             resume=asked.resume,
+            begun=begun,
+            before_new=lambda: save_sweep(asked),
         )
-        asked.config.save(folder / "config.yaml")
-        searcher = OptunaAskTell(study, asked.space, asked.config, asked.num_trials)
-        done = searcher.reconcile(_on_disk(study, trials))
-        for run, what in done.items():
+        _check_number(asked, study)
+        _check_dataset(asked, study, fingerprint)
+        save_sweep(asked)
+        left = partial(left_behind, trials)
+        searcher = OptunaAskTell(study, asked.space, asked.config, asked.num_trials, asked.most_failures, left)
+        about = {"num_trials": asked.num_trials, "stopping": asked.stopping}
+        searcher.on_end = partial(keep_results, study, folder, asked.config, about)
+        _wait_for_orphans(study, trials)
+        for run, what in searcher.take_over().items():
             say(f"{run} was running when the sweep was killed: {what}")
         say(f"{folder}: {num_ended(study)} of {asked.num_trials} trials done; {line}")
-        about = {"num_trials": asked.num_trials, "stopping": asked.stopping}
-        searcher.on_end = lambda: keep_results(study, folder, asked.config, about)
-        if num_ended(study) < asked.num_trials:
+        if num_ended(study) < asked.num_trials and not searcher.gave_up:
             _tuner(asked, searcher, trials, number).fit()
+            shutil.rmtree(folder / _TUNES, ignore_errors=True)  # nobody reads it again
         end_sweep(study, folder, asked.config, about)
+        _say_end(asked, study, searcher)
     return folder
 
 
 def _tuner(asked: Sweep, searcher: OptunaAskTell, trials: Path, number: int) -> tune.Tuner:
-    base = asked.config.merge({"data": {"path": absolute(asked.config.data.path, "data.path")}}).model_dump(mode="json")
-    searcher.error_of = lambda tune_id: _error_of(trials / _run_of(searcher.study, tune_id))
+    config = asked.config.merge({"data": {"path": absolute(asked.config.data.path, "data.path")}})
+    base = with_absolute_sources(config).model_dump(mode="json")  # trials stand in another folder
+    metric, mode = next(iter(asked.space.objectives.items()))
 
     def trial(point: dict[str, Any]) -> None:
-        _train_trial(base, trials, point)
+        run_trial(base, trials, point)
 
-    launch = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     return tune.Tuner(
-        tune.with_resources(trial, {"CPU": DRIVER_CPUS}),
+        tune.with_resources(trial, TrialShare.of(asked.config).process),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=_scheduler(asked),
+            scheduler=make_scheduler(asked.stopping, metric, mode, asked.config, searcher.study),
             num_samples=-1,  # the searcher says when it is enough
             max_concurrent_trials=number,
             time_budget_s=asked.time_budget,
-            reuse_actors=False,
+            reuse_actors=True,
         ),
         run_config=tune.RunConfig(
-            name=launch,
-            storage_path=str(trials.parent / ".ray"),
+            name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
+            storage_path=str(trials.parent / _TUNES),
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=0),  # workers are started again by the run itself
-            callbacks=[_Tell()],
+            # Of processes that died: what is raised is not tried again (sweep_trial.py).
+            failure_config=tune.FailureConfig(max_failures=asked.config.training.max_failures),
+            callbacks=[_Tell(trials)],
         ),
     )
 
 
-def _scheduler(asked: Sweep) -> TrialScheduler | None:
-    if asked.stopping == "none":
-        return None
-    ((metric, mode),) = asked.space.objectives.items()
-    every, steps = asked.config.training.evaluate_every, asked.config.training.num_steps
-    assert every is not None
-    if asked.stopping == "median":
-        return MedianStoppingRule(time_attr="step", metric=metric, mode=mode, grace_period=every)
-    return AsyncHyperBandScheduler(
-        time_attr="step",
-        metric=metric,
-        mode=mode,
-        max_t=steps,
-        grace_period=min(every, steps),
-        reduction_factor=_REDUCTION,
-        stop_last_trials=False,  # the run ends by itself at its last step
-    )
+def _check_folder(asked: Sweep, begun: bool) -> None:
+    """Refuse a new sweep where there is another one, or a run: its trials would go on with what lies there."""
+    if asked.resume:
+        return
+    if begun:
+        raise ConfigError(
+            f"{asked.folder} holds the trials of a sweep already: go on with it by {_again(asked)}, or give another "
+            "name by name=..."
+        )
+    if (asked.folder / "checkpoints").exists():
+        raise ConfigError(f"{asked.folder} is a run, and no sweep; give another name by name=...")
 
 
-def _train_trial(base: dict[str, Any], trials: Path, point: dict[str, Any]) -> None:
-    """One trial, in a process of Tune's: a run that reports its evaluations."""
-    config = with_fields(Config(**base), point[FIELDS]).merge({"root": str(trials), "name": point[RUN]})
-    run = trials / point[RUN]
-    run.mkdir(parents=True, exist_ok=True)
-    (run / TRIAL_FILE).write_text(json.dumps({"fields": point[FIELDS]}, indent=1) + "\n")
-    for step, metrics in read_results(run).items():  # of a run that goes on after the sweep was killed
-        tune.report({"step": step, **metrics})
-    try:
-        train(config, callbacks=[TuneReportCallback()])
-    except Exception as error:
-        (run / _ERROR_FILE).write_text(f"{type(error).__name__}: {error}\n")
-        raise
+def _check_number(asked: Sweep, study: optuna.Study) -> None:
+    begun = len(study.get_trials(deepcopy=False, states=_BEGUN))
+    if asked.num_trials < begun:
+        raise ConfigError(
+            f"--num-trials {asked.num_trials}: {begun} trials of {asked.folder} have begun already; give as many, or "
+            "more"
+        )
 
 
-def _on_disk(study: optuna.Study, trials: Path) -> dict[str, Ended]:
-    runs = [trial.user_attrs.get(RUN) for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
-    return {run: Ended(read_results(trials / run), _error_of(trials / run)) for run in runs if run is not None}
+def _check_dataset(asked: Sweep, study: optuna.Study, fingerprint: str) -> None:
+    """Refuse a dataset that was prepared anew since the sweep began: its trials could not be compared."""
+    before = study.user_attrs.get(_DATASET)
+    if before is None:
+        study.set_user_attr(_DATASET, fingerprint)
+    elif before != fingerprint:
+        raise DataError(
+            f"{asked.folder} began with another dataset than {asked.config.data.path} holds now (fingerprints "
+            f"{before[:12]} and {fingerprint[:12]}): patients may stand in other splits. Give the one it began with, "
+            "or begin a sweep of another name"
+        )
 
 
-def _run_of(study: optuna.Study, tune_id: str) -> str:
+def _wait_for_orphans(study: optuna.Study, trials: Path) -> None:
+    """Until what trains for a driver that was killed has ended too: Ray ends it, a moment later."""
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    return next(trial.user_attrs[RUN] for trial in running if trial.user_attrs.get("tune_id") == tune_id)
+    give_up = time.monotonic() + _SECONDS_TO_DIE
+    for run in [trials / run_of(trial) for trial in running]:
+        while run.exists() and is_running(run) and time.monotonic() < give_up:
+            time.sleep(0.1)
 
 
-def _error_of(run: Path) -> str | None:
-    path = run / _ERROR_FILE
-    return path.read_text().strip() if path.exists() else None
+def _say_end(asked: Sweep, study: optuna.Study, searcher: OptunaAskTell) -> None:
+    ended = study.get_trials(deepcopy=False)
+    times = [trial.user_attrs[TIMES] for trial in ended if TIMES in trial.user_attrs]
+    if times:
+        say(describe_times(times))
+    errors = sorted({trial.user_attrs.get(ERROR, "") for trial in ended if trial.state == TrialState.FAIL})
+    if searcher.gave_up and num_ended(study) < asked.num_trials:
+        raise TrainingError(
+            f"{num_failed(study)} trials of {asked.folder} failed, and no other is begun (--max-failures "
+            f"{asked.most_failures}). They say: {'; '.join(errors[:3])}. If others may do better, {_again(asked)} "
+            "with a higher --max-failures goes on"
+        )
+    if errors and num_failed(study) == num_ended(study):
+        raise TrainingError(
+            f"all {num_failed(study)} trials of {asked.folder} failed. They say: {'; '.join(errors[:3])}"
+        )
+    if num_ended(study) < asked.num_trials:
+        say(f"{num_ended(study)} of {asked.num_trials} trials are done; {_again(asked)} goes on")
+
+
+def _again(asked: Sweep) -> str:
+    return f"`deepcoro sweep --resume {asked.folder}`"
 
 
 class _Tell(tune.Callback):
-    """A line at the terminal for each trial that begins and ends."""
+    """A line at the terminal for each trial that begins and ends.
+
+    Args:
+        trials: the folder of their runs.
+    """
+
+    def __init__(self, trials: Path) -> None:
+        self.trials = trials
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """It begins."""
-        say(f"{trial.config[RUN]} begins: " + ", ".join(f"{k}={v}" for k, v in trial.config[FIELDS].items()))
+        """It begins, or begins again after its process died."""
+        fields = ", ".join(f"{name}={_short(value)}" for name, value in trial.config[FIELDS].items())
+        say(f"{trial.config[RUN]} begins: {fields}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """It ended, or was stopped."""
-        say(f"{trial.config[RUN]} ended at step {trial.last_result.get('step')}")
+        left = left_behind(self.trials, trial.config[RUN])
+        if left.error is not None:
+            say(f"{trial.config[RUN]} failed: {left.error}; the sweep goes on")
+        else:
+            say(f"{trial.config[RUN]} ended at step {max(left.results, default=0)}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """It failed, and the sweep goes on."""
-        say(f"{trial.config[RUN]} failed; the sweep goes on")
+        """Its process died, and is not started again."""
+        say(f"{trial.config[RUN]} failed: its process died; the sweep goes on")
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

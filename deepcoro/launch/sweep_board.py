@@ -22,7 +22,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from deepcoro.config import Config
 from deepcoro.launch.search import FIELDS
 from deepcoro.launch.space import with_fields
-from deepcoro.launch.sweep_results import reached_step, run_of, was_lost
+from deepcoro.launch.sweep_results import reached_step, run_of
 from deepcoro.training.hparams import experiment_columns, fields_of_line, flat_fields, session_line
 from deepcoro.training.validation import read_results
 
@@ -40,7 +40,6 @@ def write_board(study: optuna.Study, folder: Path, config: Config) -> list[Path]
         What was written. Nothing of a trial that left no run, such as one whose values the config refuses.
     """
     ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
-    ended = [trial for trial in ended if not was_lost(trial)]  # its run goes on
     written = []
     for trial in ended:
         run, tried = run_of(folder, trial), trial.user_attrs.get(FIELDS, {})

@@ -1,8 +1,9 @@
 """How many trials of a sweep run at once: the sum of what each takes, counted before any starts.
 
 A trial is a driver, which waits most of the time, the workers of its run, and one data task that must find room beside
-them (a second one waits its turn). Ray reserves drivers and workers as they come, and data tasks not at all: where
-drivers and workers of several trials leave no room for one data task, all of them wait for ever.
+them (a second one waits its turn). Where it has one worker, driver and worker are one process. Ray reserves drivers and
+workers as they come, and data tasks not at all: where drivers and workers of several trials leave no room for one data
+task, all of them wait for ever.
 """
 
 from __future__ import annotations
@@ -33,7 +34,21 @@ class TrialShare:
     def of(cls, config: Config) -> TrialShare:
         """What a trial of ``config`` takes."""
         part = config.resources
-        return cls(part.num_workers, part.cpus_per_worker, part.cpus_per_data_task, float(part.use_gpu))
+        gpus = part.gpus_per_worker if part.use_gpu else 0.0
+        return cls(part.num_workers, part.cpus_per_worker, part.cpus_per_data_task, gpus)
+
+    @property
+    def alone(self) -> bool:
+        """Whether driver and worker are one process."""
+        return self.num_workers == 1
+
+    @property
+    def process(self) -> dict[str, float]:
+        """What Tune reserves for the trial's own process."""
+        if not self.alone:
+            return {"CPU": self.driver_cpus}
+        gpus = {"GPU": self.gpus_per_worker} if self.gpus_per_worker else {}
+        return {"CPU": self.driver_cpus + self.cpus_per_worker, **gpus}
 
     @property
     def cpus(self) -> float:
@@ -41,10 +56,14 @@ class TrialShare:
         return self.driver_cpus + self.num_workers * self.cpus_per_worker + self.data_cpus
 
     def __str__(self) -> str:
-        gpus = f" and {self.num_workers * self.gpus_per_worker:g} GPUs" if self.gpus_per_worker else ""
+        workers = f"{self.num_workers} worker{'s' * (self.num_workers > 1)}"
+        total, each = "", ""
+        if self.gpus_per_worker:
+            total = f" and {self.num_workers * self.gpus_per_worker:g} GPU"
+            each = f" and {self.gpus_per_worker:g} GPU"
         return (
-            f"{self.cpus:g} CPUs{gpus}: driver {self.driver_cpus:g} + {self.num_workers} workers x "
-            f"{self.cpus_per_worker:g} + a data task of {self.data_cpus:g}"
+            f"{self.cpus:g} CPUs{total}: driver {self.driver_cpus:g} + {workers} x {self.cpus_per_worker:g}{each} + a "
+            f"data task of {self.data_cpus:g}"
         )
 
 
@@ -84,18 +103,30 @@ def choose_concurrency(config: Config, machines: Machines, asked: int | None, nu
 
 
 def _placed(share: TrialShare, machines: Machines, num_trials: int) -> bool:
-    pieces = [(share.cpus_per_worker, share.gpus_per_worker)] * (num_trials * share.num_workers)
-    pieces += [(share.data_cpus, 0.0), (share.driver_cpus, 0.0)] * num_trials
-    room = [[machine.get("CPU", 0.0), machine.get("GPU", 0.0)] for machine in machines]
-    for cpus, gpus in sorted(pieces, key=lambda piece: (piece[1], piece[0]), reverse=True):
-        for one in room:
-            if one[0] + _ROUNDING >= cpus and one[1] + _ROUNDING >= gpus:
-                one[0] -= cpus
-                one[1] -= gpus
-                break
-        else:
+    pieces = [(share.data_cpus, 0.0), (share.process["CPU"], share.process.get("GPU", 0.0))] * num_trials
+    if not share.alone:
+        pieces += [(share.cpus_per_worker, share.gpus_per_worker)] * (num_trials * share.num_workers)
+    room = [_Room(machine) for machine in machines]
+    sizes = sorted(pieces, key=lambda piece: (piece[1], piece[0]), reverse=True)
+    return all(any(one.take(*size) for one in room) for size in sizes)
+
+
+class _Room:
+    """What is left of a machine. A share of a GPU is one of a single chip: two halves of two chips are no whole one."""
+
+    def __init__(self, machine: Mapping[str, float]) -> None:
+        self.cpus = machine.get("CPU", 0.0)
+        self.chips = [1.0] * int(machine.get("GPU", 0.0))
+
+    def take(self, cpus: float, gpus: float) -> bool:
+        """Take a piece, if there is room for it."""
+        chip = next((place for place, left in enumerate(self.chips) if left + _ROUNDING >= gpus), None)
+        if self.cpus + _ROUNDING < cpus or (gpus and chip is None):
             return False
-    return True
+        self.cpus -= cpus
+        if gpus and chip is not None:
+            self.chips[chip] -= gpus
+        return True
 
 
 def _smaller(share: TrialShare, machines: Machines, num_trials: int) -> float | None:

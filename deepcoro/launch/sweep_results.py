@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from deepcoro.config import Config
 from deepcoro.errors import UserError
-from deepcoro.launch.search import ERROR, LOST, RUN, VALUES
+from deepcoro.launch.search import ERROR, RUN, TIMES, VALUES
 
 FILE, BEST_FILE = "sweep.json", "best.yaml"
 TRIALS = "trials"  # the folder of the trials' runs, in the sweep's
@@ -123,11 +123,6 @@ def run_of(folder: Path, trial: FrozenTrial) -> Path | None:
     return None if name is None else folder / TRIALS / name
 
 
-def was_lost(trial: FrozenTrial) -> bool:
-    """Whether a trial ended with a sweep that was killed: it was asked again, and counts there."""
-    return trial.user_attrs.get(ERROR) == LOST
-
-
 def reached_step(trial: FrozenTrial) -> int | None:
     """The last step at which a trial was evaluated."""
     return (trial.user_attrs.get(VALUES) or {}).get("step")
@@ -144,6 +139,7 @@ def _row(trial: FrozenTrial, names: Sequence[str], is_best: bool) -> dict[str, A
         "params": trial.params,
         "started": trial.datetime_start.isoformat() if trial.datetime_start is not None else None,
         "seconds": trial.duration.total_seconds() if trial.duration is not None else None,
+        "times": trial.user_attrs.get(TIMES),
         "run": trial.user_attrs.get(RUN),
         "error": trial.user_attrs.get(ERROR),
         "attributes": trial.user_attrs,

@@ -27,7 +27,6 @@ from deepcoro.launch.sweep_results import (
     reached_step,
     read_study,
     run_of,
-    was_lost,
 )
 from deepcoro.training.validation import read_intervals
 
@@ -79,7 +78,7 @@ def _state(study: optuna.Study, folder: Path) -> str:
 
 def _ended(study: optuna.Study) -> list[FrozenTrial]:
     """Trials that ended by themselves."""
-    return [trial for trial in study.trials if trial.state.is_finished() and not was_lost(trial)]
+    return [trial for trial in study.trials if trial.state.is_finished()]
 
 
 def _counts(study: optuna.Study) -> list[str]:
@@ -99,8 +98,6 @@ def _counts(study: optuna.Study) -> list[str]:
         lines.append(f"{number} failed (see below)")
     if number := sum(trial.state == TrialState.RUNNING for trial in study.trials):
         lines.append(f"{number} were running when this was written")
-    if number := sum(map(was_lost, study.trials)):
-        lines.append(f"{number} times a trial was lost with a sweep that was killed, and asked again")
     return lines
 
 

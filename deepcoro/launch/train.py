@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +47,21 @@ from deepcoro.training.board import Board, note
 from deepcoro.training.checkpoint import committed_steps, newest_checkpoint, set_damaged_aside
 from deepcoro.training.control import raise_fatal
 from deepcoro.training.loop import train_worker
+from deepcoro.training.place import Alone
 from deepcoro.training.validation import post_results, read_results, run_tokenizer, unposted_steps
 
 
-def train(config: Config, callbacks: Sequence[UserCallback] = ()) -> Path:
+def train(
+    config: Config,
+    callbacks: Sequence[UserCallback] = (),
+    alone: Callable[[dict[str, Any]], None] | None = None,
+) -> Path:
     """Train ``config`` to its last step, from the beginning or from where its run stands, and return the run's folder.
 
     Args:
         callbacks: of Ray Train, which get what the workers report.
+        alone: train the only worker in this process, without Ray Train, and call this with what it reports. A worker
+            that dies takes the process along.
 
     Raises:
         UserError: the dataset, the config or the machine cannot do it, or somebody trains this run already; nothing was
@@ -73,6 +80,7 @@ def train(config: Config, callbacks: Sequence[UserCallback] = ()) -> Path:
     start_ray()
     check_resources(config, nodes())
     startup = {"data": opened - began, "ray": time.perf_counter() - opened}
+    held = time.perf_counter()
     with hold(run):
         config, start = _take_up(config, run, dataset)
         total = config.training.num_steps
@@ -85,8 +93,9 @@ def train(config: Config, callbacks: Sequence[UserCallback] = ()) -> Path:
         )
         if config.training.precision == "bf16" and not config.resources.use_gpu:
             say("WARNING: many CPUs are far slower in bf16 than in fp32; consider training.precision=fp32")
+        startup["run"] = time.perf_counter() - held
         with StopRequests(run) as stop, Progress(run, config):
-            _fit(config, run, units, dataset.card.get("fingerprint", ""), startup, callbacks)
+            _fit(config, run, units, dataset.card.get("fingerprint", ""), startup, callbacks, alone)
         if late := unposted_steps(run):  # validated beside the workers, after they had ended
             board = Board(run, total + 1)
             post_results(board, run, config, late)
@@ -122,8 +131,9 @@ def _fit(
     fingerprint: str,
     startup: dict[str, float],
     callbacks: Sequence[UserCallback],
+    alone: Callable[[dict[str, Any]], None] | None,
 ) -> None:
-    """Hand over to Ray Train, and raise what a worker meant for the user without Ray's traces."""
+    """Hand over to Ray Train, and raise what a worker meant for the user without Ray's traces; or train here."""
     tokenizer = run_tokenizer(config, run)
     units_ref = ray.put(units)
     launch = run / ".ray" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
@@ -139,16 +149,25 @@ def _fit(
         start = int(checkpoint.name) * config.training.batch_size if checkpoint else 0
         return training_dataset(config, units_ref, tokenizer, start)
 
+    settings = {
+        "config": config.model_dump(mode="json"),
+        "run": str(run),
+        "fingerprint": fingerprint,
+        "threads": threads_per_worker(config),
+        "launch": str(launch),
+        "startup": startup | {"since": time.time()},
+    }
+    options = ray.data.ExecutionOptions(preserve_order=True)
+    if alone is not None:
+        assert config.resources.num_workers == 1 and not config.evaluation.asynchronous
+        rows = stream()
+        rows.context.execution_options = options
+        train_worker(settings | {"place": Alone(config.resources.use_gpu, lambda: rows, alone)})
+        return
+
     trainer = _Trainer(
         train_worker,
-        train_loop_config={
-            "config": config.model_dump(mode="json"),
-            "run": str(run),
-            "fingerprint": fingerprint,
-            "threads": threads_per_worker(config),
-            "launch": str(launch),
-            "startup": startup | {"since": time.time()},
-        },
+        train_loop_config=settings,
         scaling_config=ScalingConfig(
             num_workers=config.resources.num_workers,
             use_gpu=config.resources.use_gpu,
@@ -163,9 +182,7 @@ def _fit(
             callbacks=list(callbacks),  # type: ignore[arg-type]  # the older signature again
         ),
         datasets={"train": stream},
-        dataset_config=DataConfig(
-            datasets_to_split=["train"], execution_options=ray.data.ExecutionOptions(preserve_order=True)
-        ),
+        dataset_config=DataConfig(datasets_to_split=["train"], execution_options=options),
         validation_config=_validation_beside(config, run),
     )
     try:
@@ -212,7 +229,7 @@ def resolve(config: Config, dataset: PreparedDataset, units: Units) -> Config:
     steps_per_epoch = len(units) / config.training.batch_size
     lengths = config.optim.in_step_counts(config.training.num_steps, steps_per_epoch)
     config = config.merge({"data": data, "optim": lengths})
-    config = _with_absolute_sources(config)
+    config = with_absolute_sources(config)
     if config.data.filter and config.data.unit == "study" and config.level_is_used("study"):
         say(
             f"WARNING: data.filter {config.data.filter!r} leaves videos of a study out, and the study's report still "
@@ -253,8 +270,8 @@ def resolve(config: Config, dataset: PreparedDataset, units: Units) -> Config:
     return config
 
 
-def _with_absolute_sources(config: Config) -> Config:
-    """Workers stand in another folder than the launcher."""
+def with_absolute_sources(config: Config) -> Config:
+    """``config`` with whole paths of the weights it begins with: workers, and trials, stand in another folder."""
     text, video = config.text_encoder, config.video_encoder
     if Path(text.source).expanduser().is_dir():  # and not a hub's name
         config = config.merge({"text_encoder": {"name": absolute(text.source, "text_encoder.name")}})
@@ -311,12 +328,16 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def _gpus_per_worker(config: Config) -> float:
+    return config.resources.gpus_per_worker if config.resources.use_gpu else 0.0
+
+
 def _resources_per_worker(config: Config) -> dict[str, float]:
     wanted = {"CPU": config.resources.cpus_per_worker}
-    return wanted | {"GPU": 1} if config.resources.use_gpu else wanted
+    return wanted | {"GPU": _gpus_per_worker(config)} if config.resources.use_gpu else wanted
 
 
 def _validation_beside(config: Config, run: Path) -> ValidationConfig | None:
     if not config.evaluation.asynchronous:
         return None
-    return validation_config(run, config.resources.cpus_per_worker, 1 if config.resources.use_gpu else 0)
+    return validation_config(run, config.resources.cpus_per_worker, _gpus_per_worker(config))

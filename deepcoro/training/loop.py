@@ -45,6 +45,7 @@ from deepcoro.training.control import control_group, from_first, note_fatal, rai
 from deepcoro.training.mask_ratio import MaskRatio
 from deepcoro.training.optim import build_optimizer, load_optimizer, lr_schedule, set_learning_rates
 from deepcoro.training.pictures import draw_pictures
+from deepcoro.training.place import Place
 from deepcoro.training.plan import training_plan
 from deepcoro.training.positions import PositionLog
 from deepcoro.training.sharding import gather, gather_optimizer, whole, wrap
@@ -57,7 +58,7 @@ _MAX_BLIND_STEPS = 10
 def train_worker(settings: dict[str, Any]) -> None:
     """Train as ``settings`` say: ``config`` (YAML mapping), ``run`` (its folder), ``fingerprint`` (of the dataset),
     ``threads`` (of torch), ``launch`` (a folder of this start: its restarts find there what came before), ``startup``
-    (seconds so far, by phase)."""
+    (seconds so far, by phase), ``place`` (where the worker stands; without it: a worker of Ray Train)."""
     launch = Path(settings["launch"])
     raise_fatal(launch)
     try:
@@ -68,6 +69,18 @@ def train_worker(settings: dict[str, Any]) -> None:
         raise
 
 
+class _OfRayTrain:
+    """A worker of Ray Train; ``place.Place`` says what is asked of it."""
+
+    def __init__(self) -> None:
+        context = ray.train.get_context()
+        self.device, self.report = ray.train.torch.get_device(), ray.train.report
+        self.rank, self.world = context.get_world_rank(), context.get_world_size()
+
+    def dataset(self) -> Any:
+        return ray.train.get_dataset_shard("train")
+
+
 class Worker:
     """One worker of a run."""
 
@@ -76,9 +89,8 @@ class Worker:
         self.startup = Startup({} if started.exists() else settings["startup"])  # a restart has no launcher before it
         self.config, self.run = Config(**settings["config"]), Path(settings["run"])
         self.fingerprint = settings["fingerprint"]
-        self.device = ray.train.torch.get_device()
-        self.rank = ray.train.get_context().get_world_rank()
-        self.world = ray.train.get_context().get_world_size()
+        self.place: Place = settings.get("place") or _OfRayTrain()
+        self.device, self.rank, self.world = self.place.device, self.place.rank, self.place.world
         torch.set_num_threads(settings["threads"])
         torch.manual_seed(self.config.seed)
         self.group = control_group()
@@ -138,7 +150,7 @@ class Worker:
     def train(self) -> None:
         """From where the run stands to its last step, or until it is asked to stop."""
         config = self.config
-        batches = self.throughput.waiting(iterate(ray.train.get_dataset_shard("train"), config.micro_batch_size))
+        batches = self.throughput.waiting(iterate(self.place.dataset(), config.micro_batch_size))
         if config.evaluation.asynchronous:
             self._make_up_for_validations()
         while True:
@@ -307,7 +319,7 @@ class Worker:
                 except OSError as error:
                     note(self.run, f"the metrics of step {self.step} could not be kept: {error}")
                 validation.post_results(self.board, self.run, self.config, [self.step])
-            ray.train.report({"step": self.step, **metrics})
+            self.place.report({"step": self.step, **metrics})
         self.throughput.read()  # the time of an evaluation is not training time
 
     def _draw(self, board: Board) -> None:

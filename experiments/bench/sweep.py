@@ -23,7 +23,8 @@ import numpy as np
 
 from deepcoro.config import Config
 from deepcoro.launch.space import load_space, with_fields
-from deepcoro.launch.sweep import Sweep, sweep
+from deepcoro.launch.sweep import sweep
+from deepcoro.launch.sweep_settings import Sweep
 from experiments import demo
 from experiments.bench.paired import machine, print_json
 

@@ -10,6 +10,8 @@ from deepcoro.config import Config
 from deepcoro.data.reader import UnitReader
 from deepcoro.data.tables import PreparedDataset
 from deepcoro.models.text_encoder import save_small_text_encoder
+from tests.conftest import LEFT, RIGHT
+from tests.integration.sweeping import SPACE
 
 
 @pytest.fixture(scope="session")
@@ -92,5 +94,43 @@ def small_config(phantom, phantom_text):
             evaluation={"batch_size": 16, "num_resamples": 100},
         )
         return config.override(assignments)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_sweep(make_dataset, tiny_config, tmp_path_factory):
+    """``tiny_sweep("section.field=value", ...)`` -> a folder with experiment.yaml and space.py: twelve cines of twelve
+    patients to train on, four to validate, and trials of a second."""
+    data = tmp_path_factory.mktemp("data")
+    studies, videos = [], []
+    for number in range(16):
+        side, finding = ("left", LEFT) if number % 2 else ("right", RIGHT)
+        told = {"dominance": "right", "findings": [finding | {"stenosis": 50 + 5 * (number // 2)}]}
+        split = "train" if number < 12 else "val"
+        studies.append({"study_id": f"s{number}", "split": split, **told})
+        videos.append({"video_id": f"v{number}", "study_id": f"s{number}", "coronary_tree": side})
+    path = make_dataset(data, studies, videos)
+
+    def make(*assignments):
+        folder = tmp_path_factory.mktemp("sweep")
+        config = tiny_config(
+            f"root={folder / 'runs'}",
+            f"data.path={path}",
+            "name=s",
+            "loss.weights.captioning=0",
+            "training.num_steps=12",
+            "training.checkpoint_every=4",
+            "training.evaluate_every=6",
+            "training.log_every=1",
+            "training.pictures=false",
+            "resources.cpus_per_worker=0.5",
+            "resources.threads_per_worker=1",
+            "evaluation.num_resamples=10",
+            *assignments,
+        )
+        config.save(folder / "experiment.yaml")
+        (folder / "space.py").write_text(SPACE)
+        return folder
 
     return make

@@ -10,7 +10,8 @@ from deepcoro.config import Config
 from deepcoro.launch.confirm import confirm
 from deepcoro.launch.confirm_report import read_confirmation
 from deepcoro.launch.space import load_space
-from deepcoro.launch.sweep import Sweep, sweep
+from deepcoro.launch.sweep import sweep
+from deepcoro.launch.sweep_settings import Sweep
 from deepcoro.launch.train import train
 from deepcoro.training.validation import read_intervals, read_results
 

@@ -7,13 +7,13 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from deepcoro.launch.search import ERROR, FIELDS, LOST, NUM_STEPS, RUN, VALUES
+from deepcoro.launch.search import ERROR, FIELDS, NUM_STEPS, RUN, VALUES
 from deepcoro.training.validation import write_result
 
 MRR, F1, MSE = "retrieval/report_to_video/mrr", "captioning/finding_f1", "masked_modeling/mse"
 LR, STRATEGY = "optim.lr", "masked_modeling.strategy"
 _SPACE = {LR: FloatDistribution(1e-5, 1e-1, log=True), STRATEGY: CategoricalDistribution(["random", "tube"])}
-OF = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL, "lost": TrialState.FAIL}
+OF = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
 def study_of(rows, objectives=((MRR, "maximize"),)):
@@ -26,8 +26,8 @@ def study_of(rows, objectives=((MRR, "maximize"),)):
     for number, (state, values, lr) in enumerate(rows):
         params = {LR: lr, STRATEGY: "tube" if number % 2 else "random"}
         attributes = {RUN: f"trial_{number:04d}", NUM_STEPS: 9, FIELDS: params}
-        if state in ("failed", "lost"):
-            attributes[ERROR], by_step = (LOST if state == "lost" else values), {}
+        if state == "failed":
+            attributes[ERROR], by_step = values, {}
         else:
             by_step = {step: value if isinstance(value, tuple) else (value,) for step, value in values.items()}
         if by_step:

@@ -7,7 +7,7 @@ from ray import cloudpickle
 from ray.tune.search import Searcher
 
 from deepcoro.config import Config
-from deepcoro.launch.search import FIELDS, LOST, RUN, Ended, OptunaAskTell, num_ended
+from deepcoro.launch.search import FIELDS, RUN, Left, OptunaAskTell, num_ended
 from deepcoro.launch.space import load_space
 from deepcoro.launch.study import open_study
 
@@ -72,7 +72,9 @@ def result(step, value, **more):
 
 @BOTH
 def test_each_way_to_end_is_told_as_it_was(sweep, stored):
-    searcher = sweep(error_of={"c": "TrainingError: the loss is not finite"}.get)
+    error, times = "TrainingError: the loss is not finite", {"total": 3.0}
+    left = {"trial_0000": Left({}, None, times), "trial_0002": Left({}, error)}
+    searcher = sweep(left=lambda run: left.get(run, Left({})))
     asked = {name: searcher.suggest(name) for name in "abcd"}
     assert asked["a"][FIELDS] == {"optim.lr": 6e-5} and asked["b"][FIELDS] == {"optim.lr": 2e-4}  # START
     assert len({one[RUN] for one in asked.values()}) == 4
@@ -81,7 +83,7 @@ def test_each_way_to_end_is_told_as_it_was(sweep, stored):
     searcher.on_trial_complete("a", result(100, 0.5))
     searcher.on_trial_result("b", result(25, 0.05))
     searcher.on_trial_complete("b", result(50, 0.04))  # where the scheduler stopped it
-    searcher.on_trial_complete("c", error=True)
+    searcher.on_trial_complete("c", result(25, 0.1))  # its process is sound, and takes the next trial
     a, b, c, d = stored()
     assert [trial.state for trial in (a, b, c, d)] == [
         TrialState.COMPLETE,
@@ -91,18 +93,34 @@ def test_each_way_to_end_is_told_as_it_was(sweep, stored):
     ]
     assert a.value == 0.5 and a.intermediate_values == {25: 0.1, 50: 0.3, 100: 0.5}
     assert b.intermediate_values == {25: 0.05, 50: 0.04}  # the last one too, which OptunaSearch leaves out
-    assert c.user_attrs["error"] == "TrainingError: the loss is not finite" and c.values is None
+    assert c.user_attrs["error"] == error and c.values is None
+    assert a.user_attrs["times"] == times
     assert [trial.user_attrs["tune_id"] for trial in (a, b, c, d)] == list("abcd")
     assert [trial.user_attrs["run"] for trial in (a, b, c, d)] == [asked[name][RUN] for name in "abcd"]
     searcher.on_trial_complete("a", result(100, 0.9))  # told twice
     assert stored()[0].value == 0.5
 
 
-def test_a_trial_that_died_in_silence_has_an_error_too(sweep, stored):
+def test_a_trial_whose_process_died_has_an_error_too(sweep, stored):
     searcher = sweep()
     searcher.suggest("a")
     searcher.on_trial_complete("a", error=True)
-    assert "without a message" in stored()[0].user_attrs["error"]
+    assert "its process died" in stored()[0].user_attrs["error"]
+
+
+def test_when_too_many_have_failed_no_other_begins(sweep, stored):
+    searcher = sweep(num_trials=8, max_failures=2)
+    for name in "abc":
+        searcher.suggest(name)
+    searcher.on_trial_complete("a", error=True)
+    assert not searcher.gave_up and searcher.suggest("d") != Searcher.FINISHED
+    searcher.on_trial_complete("b", error=True)
+    assert searcher.gave_up and searcher.suggest("e") == Searcher.FINISHED
+    searcher.on_trial_complete("c", result(100, 0.5))  # what runs, runs on
+    assert stored()[2].state == TrialState.COMPLETE
+    again = sweep(num_trials=8, max_failures=3, resume=True)
+    again.take_over()
+    assert not again.gave_up and again.suggest("f")[RUN] == "trial_0003"
 
 
 @pytest.mark.parametrize("value", [float("nan"), None])
@@ -115,7 +133,7 @@ def test_a_last_evaluation_without_the_objective_is_a_failure(sweep, stored, val
 
 def test_a_point_that_the_config_refuses_costs_nothing_but_is_counted(sweep, stored):
     def_ = 'def SPACE(trial):\n    trial.suggest_float("captioning.dropout", 0.5, 1.5)\n'
-    searcher = sweep(def_ + f'OBJECTIVES = {{"{F1}": "max"}}', num_trials=12)
+    searcher = sweep(def_ + f'OBJECTIVES = {{"{F1}": "max"}}', num_trials=12, max_failures=1)
     asked = 0
     while (found := searcher.suggest(f"t{asked}")) != Searcher.FINISHED:
         assert found[FIELDS]["captioning.dropout"] < 1
@@ -124,6 +142,7 @@ def test_a_point_that_the_config_refuses_costs_nothing_but_is_counted(sweep, sto
     refused = [trial for trial in stored() if trial.state == TrialState.FAIL]
     assert 0 < asked < 12 and len(refused) == 12 - asked
     assert all("captioning.dropout" in trial.user_attrs["error"] for trial in refused)
+    assert not any(RUN in trial.user_attrs for trial in refused)  # they have no folder
 
 
 def test_several_objectives_in_their_order(sweep, stored):
@@ -160,48 +179,51 @@ def test_killed_in_between_nothing_is_lost_or_counted_twice(sweep, stored, text,
     searcher.on_trial_result("b", result(50, 0.2, **other))
     searcher.study.ask()  # killed after the ask, before it was even given a name
     on_disk = {
-        asked["b"][RUN]: Ended({50: result(50, 0.2, **other), 100: result(100, 0.3, **other)}),  # ended, not told
-        asked["c"][RUN]: Ended({50: result(50, 0.4, **other)}),
-        asked["d"][RUN]: Ended({}, error="TrainingError: not finite"),
+        asked["b"][RUN]: Left({50: result(50, 0.2, **other), 100: result(100, 0.3, **other)}),  # ended, not told
+        asked["c"][RUN]: Left({50: result(50, 0.4, **other)}),
+        asked["d"][RUN]: Left({}, error="TrainingError: not finite"),
     }
-    for _ in range(kills):
+    for kill in range(kills):
         del searcher  # SIGKILL
-        searcher = sweep(text, resume=True)
-        done = searcher.reconcile(on_disk)
-        assert not [trial for trial in stored() if trial.state == TrialState.RUNNING]
-        again = [searcher.suggest(f"again {number}") for number in range(3)]
-    assert done[asked["c"][RUN]] == done[asked["e"][RUN]] == "asked again"
-    before = {one[RUN]: one[FIELDS] for one in (asked["c"], asked["e"])}
-    assert {one[RUN]: one[FIELDS] for one in again if one[RUN] in before} == before
-    told = {trial.user_attrs.get("run"): trial for trial in stored() if trial.user_attrs.get("error") != LOST}
-    assert told[asked["b"][RUN]].state == TrialState.COMPLETE and told[asked["b"][RUN]].values[0] == 0.3
-    assert told[asked["d"][RUN]].user_attrs["error"] == "TrainingError: not finite"
+        searcher = sweep(text, resume=True, left=lambda run: on_disk.get(run, Left({})))
+        done = searcher.take_over()
+        again = [searcher.suggest(f"again {kill} {number}") for number in range(3)]
+    assert done[asked["c"][RUN]] == done[asked["e"][RUN]] == "goes on"
+    assert [one[RUN] for one in again] == [asked["c"][RUN], asked["e"][RUN], "trial_0005"]
+    assert [one[FIELDS] for one in again[:2]] == [asked["c"][FIELDS], asked["e"][FIELDS]]
+    assert len(stored()) == 6 and all(set(trial.params) for trial in stored())
+    _, b, c, d, *_ = stored()
+    assert b.state == TrialState.COMPLETE and b.values[0] == 0.3
+    assert d.state == TrialState.FAIL and d.user_attrs["error"] == "TrainingError: not finite"
+    if text == ONE:
+        assert c.intermediate_values == {50: 0.4}  # that the killed sweep was not told
     for number in range(3):
-        searcher.on_trial_complete(f"again {number}", result(100, 0.5, **other))
+        searcher.on_trial_complete(f"again {kill} {number}", result(100, 0.5, **other))
     number = 0
-    while searcher.suggest(f"more {number}") != Searcher.FINISHED:
+    while (new := searcher.suggest(f"more {number}")) != Searcher.FINISHED:
+        assert new[RUN] not in {one[RUN] for one in (*asked.values(), *again)}
         searcher.on_trial_complete(f"more {number}", result(100, 0.5, **other))
         number += 1
-    ended = [trial for trial in stored() if trial.user_attrs.get("error") != LOST]
-    assert len(ended) == 8 == num_ended(searcher.study) and all(trial.state.is_finished() for trial in ended)
-    assert len({trial.user_attrs["run"] for trial in ended}) == 8
+    # As many trials as the sweep has, each with a run of its own.
+    assert len(stored()) == 8 == num_ended(searcher.study) and all(trial.state.is_finished() for trial in stored())
+    assert {trial.user_attrs["run"] for trial in stored()} == {f"trial_{n:04d}" for n in range(8)}
 
 
 def test_first_points_that_were_waiting_wait_still(sweep):
     searcher = sweep(num_trials=4)
     first = searcher.suggest("a")
     searcher = sweep(num_trials=4, resume=True)
-    searcher.reconcile({})
+    searcher.take_over()
     rates = [searcher.suggest(name)[FIELDS]["optim.lr"] for name in "bc"]
-    assert sorted(rates) == [first[FIELDS]["optim.lr"], 2e-4]
+    assert rates == [first[FIELDS]["optim.lr"], 2e-4]
 
 
 def test_a_first_point_that_was_lost_before_it_had_a_name_comes_again(sweep):
     searcher = sweep(num_trials=4)
     searcher.study.ask()  # and killed
     searcher = sweep(num_trials=4, resume=True)
-    assert searcher.reconcile({}) == {}
-    assert sorted(searcher.suggest(name)[FIELDS]["optim.lr"] for name in "ab") == [6e-5, 2e-4]
+    assert searcher.take_over() == {"trial_0000": "goes on"}
+    assert [searcher.suggest(name)[FIELDS]["optim.lr"] for name in "ab"] == [6e-5, 2e-4]
 
 
 def test_a_sweep_that_goes_on_does_not_draw_its_first_points_again(sweep):

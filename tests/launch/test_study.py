@@ -77,10 +77,37 @@ def test_two_sweeps_of_one_name_and_none_to_go_on_with(space, tmp_path):
     open_study("other", space(), None, tmp_path, num_trials=4)
 
 
+@pytest.mark.parametrize(
+    ("name", "calls_before"),
+    [("set_metric_names", 0), ("set_user_attr", 0), ("enqueue_trial", 0), ("enqueue_trial", 1)],
+)
+def test_killed_while_the_study_was_made_it_is_made_whole(space, tmp_path, monkeypatch, name, calls_before):
+    points, calls = space(ONE + 'START = [{"optim.lr": 6e-5}, {"optim.lr": 2e-4}]'), []
+    real = getattr(optuna.Study, name)
+
+    def killed(study, *args, **more):
+        if len(calls) == calls_before:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return real(study, *args, **more)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(optuna.Study, name, killed)
+        open_study("s", points, None, tmp_path, num_trials=4)
+    for _ in range(2):
+        study = open_study("s", points, None, tmp_path, num_trials=4, resume=True)
+        assert study.metric_names == ["captioning/finding_f1"]
+        assert [trial.system_attrs["fixed_params"]["optim.lr"] for trial in study.trials] == [6e-5, 2e-4]
+
+
+def test_killed_before_it_had_a_study(space, tmp_path):
+    assert open_study("s", space(), None, tmp_path, num_trials=4, resume=True, begun=False).trials == []
+
+
 def test_a_changed_space_is_no_way_to_go_on(space, tmp_path):
     open_study("s", space(), None, tmp_path, num_trials=4)
     open_study("s", space(ONE + "# a comment"), None, tmp_path, num_trials=4, resume=True)
-    with pytest.raises(ConfigError, match="searched another space"):
+    with pytest.raises(ConfigError, match="searched another space .*\n  optim.lr: 1e-05 to 0.001, log -> .*0.01, log"):
         open_study("s", space(ONE.replace("1e-3", "1e-2")), None, tmp_path, num_trials=4, resume=True)
     for other in ('{"captioning/readable": "max"}', '{"captioning/finding_f1": "min"}'):
         changed = ONE.replace('{"captioning/finding_f1": "max"}', other)

@@ -17,7 +17,6 @@ ROWS = (
     ("complete", {9: 0.5}, 1e-2),
     ("pruned", {3: 0.25}, 1e-5),
     ("failed", "it broke", 1e-4),
-    ("lost", "", 2e-4),
 )
 
 
@@ -66,7 +65,7 @@ def test_each_trial_is_a_line_with_its_values(sweep):
     assert set(shown) == {STATE, LR, STRATEGY}
     assert experiment.metric_infos[0].name.tag == f"validation/{MRR}"
     by_run = {name.split("/")[1]: group for name, group in lines.items()}
-    assert sorted(by_run) == ["trial_0000", "trial_0001", "trial_0002"]  # the lost one's run goes on
+    assert sorted(by_run) == ["trial_0000", "trial_0001", "trial_0002"]
     found = {
         run: (
             group.hparams[STATE].string_value,

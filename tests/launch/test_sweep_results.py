@@ -14,7 +14,6 @@ ROWS = (
     ("pruned", {3: 0.9}, 1e-5),  # stopped: what it had then is no value to be best by
     ("failed", "ConfigError: no tokenizer", 1e-4),
     ("complete", {3: 0.1, 9: 0.5}, 1e-2),
-    ("lost", "", 2e-4),
 )
 
 
