@@ -68,7 +68,7 @@ class LossWeights(Section):
     contrastive: NonNegative = 1.0
     captioning: NonNegative = 1.0
     masked_modeling: NonNegative = 0.1
-    distillation: Annotated[float, Field(ge=0, le=0)] = 0.0  # reserved: no distillation is built yet
+    distillation: NonNegative = 0.0  # what it is from says the section distillation
 
 
 class LossStarts(Section):
@@ -77,6 +77,7 @@ class LossStarts(Section):
     contrastive: Share = 0.0
     captioning: Share = 0.0
     masked_modeling: Share = 0.0
+    distillation: Share = 0.0
 
 
 class LossConfig(Section):

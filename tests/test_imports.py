@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = ("captioning", "contrastive", "data", "encoder", "masking", "section", "seed", "training", "writing")
+CONFIGS = (
+    "captioning", "contrastive", "data", "distillation", "encoder", "masking", "section", "seed", "training", "writing"
+)  # fmt: skip
 FOUNDATION = {"errors", "levels", "reports", "config", *(f"config_{part}" for part in CONFIGS)}
 WORKING = {"data", "models", "losses", "metrics"}
 
@@ -20,6 +22,7 @@ ALLOWED = {
         "config_captioning",
         "config_contrastive",
         "config_data",
+        "config_distillation",
         "config_encoder",
         "config_masking",
         "config_seed",
@@ -30,6 +33,7 @@ ALLOWED = {
     "config_captioning": {"config_section"},
     "config_contrastive": {"config_section"},
     "config_data": {"errors", "config_section"},
+    "config_distillation": {"config_section"},
     "config_encoder": {"errors", "config_section"},
     "config_masking": {"config_section"},
     "config_training": {"errors", "config_section"},

@@ -19,8 +19,11 @@ _PREFIX = "video_encoder."
 _AVERAGE = "model_ema.safetensors"  # as training.checkpoint writes it
 
 
-def find_own(source: str) -> Path | None:
+def find_own(source: str, field: str = "video_encoder.pretrained") -> Path | None:
     """The checkpoint that ``source`` names, or the newest one of the run; ``None`` if it is no folder of ours.
+
+    Args:
+        field: of the config that names it, for messages.
 
     Raises:
         CheckpointError: a run that has no checkpoint yet.
@@ -34,7 +37,7 @@ def find_own(source: str) -> Path | None:
         return None
     steps = [p.parent.name for p in folder.glob("checkpoints/*/manifest.json") if p.parent.name.isdigit()]
     if not steps:
-        raise CheckpointError(f"video_encoder.pretrained {source!r} is a run without a checkpoint; train it first")
+        raise CheckpointError(f"{field} {source!r} is a run without a checkpoint; train it first")
     return folder / "checkpoints" / max(steps, key=int)
 
 
@@ -60,15 +63,11 @@ def own_weights(checkpoint: Path) -> tuple[dict[str, Tensor], float, float, str]
     Raises:
         CheckpointError: the weights are not those that were saved.
     """
-    path = checkpoint / "model.safetensors"
+    path, wanted = weights_file(checkpoint)
     try:
-        files = json.loads((checkpoint / "manifest.json").read_text())["files"]
-        if _AVERAGE in files:
-            path = checkpoint / _AVERAGE
-        wanted = files[path.name]["sha256"]
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
         raise CheckpointError(f"{checkpoint} cannot be read ({error!r}); use another checkpoint") from error
     if wanted != found:
         raise CheckpointError(f"{path} is not what was saved (its hash differs from the manifest's)")
@@ -78,6 +77,20 @@ def own_weights(checkpoint: Path) -> tuple[dict[str, Tensor], float, float, str]
     own = {name.removeprefix(_PREFIX): value for name, value in weights.items() if name.startswith(_PREFIX)}
     what = "averaged weights" if path.name == _AVERAGE else "weights"
     return own, weights["pixel_mean"].item(), weights["pixel_std"].item(), what
+
+
+def weights_file(checkpoint: Path) -> tuple[Path, str]:
+    """The file that ``own_weights`` reads, and its hash as the manifest has it.
+
+    Raises:
+        CheckpointError: the manifest cannot be read.
+    """
+    try:
+        files = json.loads((checkpoint / "manifest.json").read_text())["files"]
+        path = checkpoint / (_AVERAGE if _AVERAGE in files else "model.safetensors")
+        return path, files[path.name]["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{checkpoint} cannot be read ({error!r}); use another checkpoint") from error
 
 
 def take_over_pixels(weights: dict[str, Tensor], scale: float, shift: float) -> dict[str, Tensor]:
