@@ -102,8 +102,9 @@ class MaskedModelingConfig(Section):
     # With ema, of the teacher's weights t and the encoder's w after a step: t = m t + (1 - m) w (V-JEPA 2, 2506.09985).
     teacher_momentum: Annotated[float, Field(ge=0, le=1)] = 0.99925
     teacher_momentum_end: Annotated[float, Field(ge=0, le=1)] | None = None  # m at the last step; None: it stays
-    # Features are watched: their deviation over tokens and clips, averaged over features, is 1 at most, and 0 where all
-    # tokens are alike, which a model can always predict. Below the floor at so many steps in a row ends the run.
+    # Features are watched: how much they differ from token to token, and at one place from clip to clip, is about 1 at
+    # most, and 0 where all are alike, which a model can always predict. Below the floor at so many steps in a row, in
+    # either, ends the run.
     collapse_floor: Annotated[float, Field(ge=0, lt=1)] = 0.02
     collapse_steps: Positive = 100
     loss_type: Literal["mse", "l1", "smooth_l1"] = "mse"

@@ -196,7 +196,8 @@ def passes(
         head = (d + hidden + bottleneck) * hidden + bottleneck * distilled.num_prototypes
         parts = encodings(math.prod(distilled.block_size(config.grid)))
         found += [replace(part, clips=distilled.local_views * part.clips) for part in parts]
-        found += [*forward_only(encodings(n)), Pass(0, d, 0, 1, (distilled.local_views + 1) * views, outside=head)]
+        times = distilled.local_views + 1 / 3  # a third of a training step: the teacher's head, forward alone
+        found += [*forward_only(encodings(n)), Pass(0, d, 0, 1, times * views, outside=head)]
     if model.captioning_decoder is not None and computes("captioning"):
         assert captioning.vocab_size is not None
         shape = (captioning.num_layers, captioning.hidden_size, captioning.intermediate_size, length("captioning") - 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,24 +41,19 @@ class FeatureTeacher:
         self.source = self.teacher.source
         self.teacher.to(device)
         self.follows, self.has_begun, self.below = self.checkpoint is None, False, 0
-        self._deviation: Tensor | None = None  # of the features of this step
+        self._deviations: Tensor | None = None  # of the features of this step
 
     def teach(self, batches: Sequence[dict[str, Any]]) -> None:
-        """Add ``teacher_tokens`` [B*V, N, P] to each of ``batches``."""
+        """Add ``teacher_tokens`` [B*V, N, P] to each of ``batches``; those of all micro-batches are there at once."""
         if self.follows and not self.has_begun:
             copy_weights_of(self.encoder, self.teacher.encoder)
         self.has_begun = True
         for batch in batches:
             with autocast(self.precision, self.device):
                 batch["teacher_tokens"] = self.teacher(batch["clip"])
-        self._deviation = feature_deviation(
-            [batch["teacher_tokens"][batch["valid"].flatten()] for batch in batches], self.teacher_width
-        )
-
-    @property
-    def teacher_width(self) -> int:
-        """P."""
-        return int(self.teacher.encoder.width)  # type: ignore[arg-type]
+        width = int(self.teacher.encoder.width)  # type: ignore[arg-type]
+        valid = [batch["teacher_tokens"][batch["valid"].flatten()] for batch in batches]
+        self._deviations = feature_deviations(valid, width)
 
     def update(self, step: int) -> None:
         """As ``Teachers`` has it."""
@@ -66,22 +62,25 @@ class FeatureTeacher:
 
     def look(self, step: int) -> dict[str, float]:
         """As ``Teachers`` has it."""
-        if self._deviation is None:
+        if self._deviations is None:
             return {}
-        deviation, self._deviation = self._deviation.item(), None
-        if deviation != deviation:  # no worker had a clip
-            return {}
-        self.below = self.below + 1 if deviation < self.part.collapse_floor else 0
+        names = ("masked_modeling/target_std", "masked_modeling/target_std_of_clips")
+        told = dict(zip(names, self._deviations.tolist(), strict=True))
+        self._deviations = None
+        known = {name: value for name, value in told.items() if math.isfinite(value)}
+        if known:  # else no worker had a clip
+            self.below = self.below + 1 if min(known.values()) < self.part.collapse_floor else 0
         if self.below >= self.part.collapse_steps:
-            raise TrainingError(self._collapsed(step, deviation))
-        return {"masked_modeling/target_std": deviation}
+            raise TrainingError(self._collapsed(step, known))
+        return known
 
-    def _collapsed(self, step: int, deviation: float) -> str:
+    def _collapsed(self, step: int, found: Mapping[str, float]) -> str:
+        values = ", ".join(f"{name} {value:.3g}" for name, value in found.items())
         told = (
             f"the features that masked modelling predicts have collapsed: at {self.below} steps in a row, up to step "
-            f"{step}, their deviation over tokens and clips was below masked_modeling.collapse_floor="
-            f"{self.part.collapse_floor:g} (now {deviation:.3g}; 1 is the most). All tokens look alike to the teacher, "
-            "so that the loss falls and nothing is learnt. "
+            f"{step}, their deviation was below masked_modeling.collapse_floor={self.part.collapse_floor:g} (now "
+            f"{values}; 1 is about the most). All tokens, or all clips, look alike to the teacher, so that the loss "
+            "falls and nothing is learnt. "
         )
         if self.checkpoint is not None:
             return (
@@ -116,16 +115,25 @@ class FeatureTeacher:
             self.has_begun = True
 
 
-def feature_deviation(features: Sequence[Tensor], width: int) -> Tensor:
-    """Standard deviation over all tokens of all workers, of each feature, and then its mean over the features; NaN
-    where there is no token. ``features`` [clips, N, P] each; every worker has to take part."""
-    sums = torch.zeros(2 * width + 1, dtype=torch.float64, device=features[0].device)
+def feature_deviations(features: Sequence[Tensor], width: int) -> Tensor:
+    """How much features [clips, N, P] each, of all workers, tell apart, [2]; every worker has to take part.
+
+    First the standard deviation of each feature over all tokens, and its mean over the features: NaN where there is no
+    token. It stays large where an encoder knows where a token stands and nothing of what is there. So second, the same
+    place in different clips: the root of the mean variance over the clips that are together in one of ``features``,
+    NaN where each has one clip at most.
+    """
+    sums = torch.zeros(2 * width + 3, dtype=torch.float64, device=features[0].device)
     for some in features:
-        tokens = some.flatten(0, 1)
+        tokens, others = some.flatten(0, 1), len(some) - 1
         sums[0] += len(tokens)
         sums[1 : width + 1] += tokens.sum(dim=0, dtype=torch.float64)
-        sums[width + 1 :] += tokens.square().sum(dim=0, dtype=torch.float64)
+        sums[width + 1 : -2] += tokens.square().sum(dim=0, dtype=torch.float64)
+        if others > 0:
+            sums[-2] += others * some.var(dim=0).mean()
+            sums[-1] += others
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(sums)
-    mean, square = (sums[1:] / sums[0]).unflatten(0, (2, width))
-    return (square - mean.square()).clamp(min=0).sqrt().mean()
+    mean, square = (sums[1:-2] / sums[0]).unflatten(0, (2, width))
+    of_tokens = (square - mean.square()).clamp(min=0).sqrt().mean()
+    return torch.stack([of_tokens, (sums[-2] / sums[-1]).sqrt()])

@@ -131,4 +131,4 @@ def test_what_a_teacher_costs_is_what_torch_counts(tiny_config, tiny_model, more
     found = step_flops(passes(config, model, 9), 2)
     plain = step_flops(passes(tiny_config("loss.weights.contrastive=0", "loss.weights.captioning=0"), model, 9), 2)
     assert found == pytest.approx(counter.get_total_flops(), rel=0.06)
-    assert found > 1.2 * plain
+    assert found > plain

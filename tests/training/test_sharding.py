@@ -91,6 +91,7 @@ def take_steps(case, wrapped, optimizer, batches, steps):
         result = train_step(wrapped, loss, optimizer, batches, weights, config.num_visible, max_grad_norm=0.5)
         case["teachers"].update(step + 1)
         taught = {name: torch.tensor(value) for name, value in case["teachers"].look(step + 1).items()}
+        taught.pop("masked_modeling/target_std_of_clips", None)  # of clips that are together on a worker
         told.append(result.losses | result.grad_norms | {"all": result.grad_norm} | taught)
     return told
 

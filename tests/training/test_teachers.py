@@ -7,7 +7,7 @@ import torch
 from deepcoro.errors import CheckpointError, TrainingError
 from deepcoro.losses.multitask import MultitaskLoss
 from deepcoro.training.checkpoint import load_training_state, load_weights, save_checkpoint
-from deepcoro.training.feature_teacher import feature_deviation
+from deepcoro.training.feature_teacher import feature_deviations
 from deepcoro.training.optim import build_optimizer, load_optimizer
 from deepcoro.training.step import train_step
 from deepcoro.training.teachers import Teachers
@@ -154,9 +154,16 @@ def test_the_deviation_is_over_tokens_and_clips():
     chance = np.random.default_rng(0)
     parts = [chance.normal(2, 3, (2, 5, 4)), chance.normal(-1, 1, (1, 5, 4))]
     wanted = np.concatenate([part.reshape(-1, 4) for part in parts]).std(axis=0).mean()
-    assert feature_deviation([torch.from_numpy(part) for part in parts], 4).item() == pytest.approx(wanted, rel=1e-12)
-    assert feature_deviation([torch.ones(3, 5, 4)], 4).item() == 0
-    assert feature_deviation([torch.ones(0, 5, 4)], 4).isnan()
+    found = feature_deviations([torch.from_numpy(part) for part in parts], 4)
+    of_clips = parts[0].var(axis=0, ddof=1).mean() ** 0.5  # the other batch has one clip
+    assert found.tolist() == pytest.approx([wanted, of_clips], rel=1e-12)
+    both = feature_deviations([torch.from_numpy(parts[0]), torch.from_numpy(3 * parts[0][:, :, ::-1].copy())], 4)
+    assert both[1].item() == pytest.approx(of_clips * 5**0.5, rel=1e-12)
+    assert feature_deviations([torch.ones(3, 5, 4)], 4).tolist() == [0, 0]
+    assert feature_deviations([torch.ones(0, 5, 4)], 4).isnan().all()
+    places = torch.randn(1, 5, 4).expand(3, -1, -1)  # tells places apart, and no clips
+    of_tokens, of_clips = feature_deviations([places], 4).tolist()
+    assert of_tokens > 0.1 and of_clips == 0
 
 
 def test_features_that_all_look_alike_stop_the_run(run, random_batch):
@@ -171,7 +178,9 @@ def test_features_that_all_look_alike_stop_the_run(run, random_batch):
     step = made.teachers
     for number in (2, 3):
         step.teach([random_batch(made.config)], WEIGHTS)
-        assert step.look(number)["masked_modeling/target_std"] < 1e-3
+        assert step.look(number) == pytest.approx(
+            {"masked_modeling/target_std": 0, "masked_modeling/target_std_of_clips": 0}, abs=1e-3
+        )
     state = step.state_dict()["masked_modeling"]
     assert state["below"] == 2
     step.teach([random_batch(made.config)], WEIGHTS)
