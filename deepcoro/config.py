@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from deepcoro.config_captioning import CaptionTasksConfig
 from deepcoro.config_contrastive import ContrastiveConfig, Level
 from deepcoro.config_data import DataConfig
+from deepcoro.config_distillation import DistillationConfig
 from deepcoro.config_encoder import (
     DEFAULT_TUBELET,
     StudyPoolingConfig,
@@ -140,6 +141,7 @@ class Config(Section):
     captioning: CaptioningConfig = CaptioningConfig()
     masked_modeling: MaskedModelingConfig = MaskedModelingConfig()
     shared_pass: SharedPassConfig = SharedPassConfig()
+    distillation: DistillationConfig = DistillationConfig()
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     training: TrainingConfig = TrainingConfig()
@@ -153,6 +155,8 @@ class Config(Section):
         self._check_levels()
         if self.shared_pass.enabled:
             self._check_shared_pass()
+        if self.loss.is_used("distillation"):
+            self.distillation.check_used(self.loss.is_used("contrastive"))
         parts = self.resources.num_workers * self.training.accumulation_steps
         if self.training.batch_size % parts:
             raise ValueError(
@@ -189,6 +193,7 @@ class Config(Section):
         if self.num_tokens > 2**16:
             raise ValueError(f"a clip of {self.grid} tokens has more than 65536; use larger tubelets or smaller clips")
         self.masked_modeling.check_blocks(self.grid)
+        self.distillation.check_block(self.grid)
         if self.loss.is_used("masked_modeling") or self.shared_pass.enabled:
             self.masked_modeling.check_ratios(self.grid)
             if self.masked_modeling.strategy == "motion" and frames < 2:
@@ -289,6 +294,18 @@ class Config(Section):
     def num_visible(self) -> int:
         """Tokens the masked pass shows at ``masked_modeling.mask_ratio``, as it always does in an evaluation."""
         return self.masked_modeling.num_visible(self.grid)
+
+    @property
+    def masked_target_size(self) -> int:
+        """Numbers of what masked modelling predicts of a token: its pixels, or the features of a teacher."""
+        t, h, w = self.tubelet
+        width = {"ema": self.video_encoder.width, "frozen": self.masked_modeling.teacher_width}
+        return width.get(self.masked_modeling.target, t * h * w) or 0
+
+    @property
+    def measures_reconstruction(self) -> bool:
+        """Whether an evaluation measures, and draws, how hidden pixels are filled in: nothing else can be."""
+        return self.loss.is_used("masked_modeling") and self.masked_modeling.target == "pixels"
 
     @property
     def visible_range(self) -> tuple[int, int]:

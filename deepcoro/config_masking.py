@@ -1,6 +1,7 @@
-"""Masked modelling: which tokens of a clip are hidden, how many, and whether their number moves in a run.
+"""Masked modelling: which tokens of a clip are hidden, how many, whether their number moves in a run, and what is
+predicted of them.
 
-Letters: T H W tokens of a clip along time, height and width; N all of them, K those that are shown.
+Letters: T H W tokens of a clip along time, height and width; N all of them, K those that are shown, M hidden.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from deepcoro.config_section import Section
 
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 Grid = tuple[int, int, int]  # tokens along time, height, width
 Size = tuple[Positive, Positive, Positive]
 
@@ -91,8 +93,31 @@ class MaskedModelingConfig(Section):
     decoder_layers: Positive = 2
     decoder_heads: Positive = 8
     mask_token_learnable: bool = True
-    norm_predict_loss: bool = True  # targets normalised within each tubelet
-    loss_type: Literal["mse"] = "mse"
+    norm_predict_loss: bool = True  # targets that are pixels: normalised within each tubelet
+    # What is predicted. pixels; ema: the features of a teacher that sees the whole clip and follows the video encoder
+    # as an average of its weights (V-JEPA, 2404.08471); frozen: those of the encoder of another run, that never moves.
+    target: Literal["pixels", "ema", "frozen"] = "pixels"
+    teacher: str | None = None  # with frozen: a run or a checkpoint of ours, which makes the same tokens of a clip
+    teacher_width: Positive | None = None  # with frozen: of its features; None: as the teacher says
+    teacher_precision: Literal["fp32", "bf16", "fp16"] | None = None  # it computes in; None: training.precision
+    # With ema, of the teacher's weights t and the encoder's w after a step: t = m t + (1 - m) w (V-JEPA 2, 2506.09985).
+    teacher_momentum: Annotated[float, Field(ge=0, le=1)] = 0.99925
+    teacher_momentum_end: Annotated[float, Field(ge=0, le=1)] | None = None  # m at the last step; None: it stays
+    # Features are watched: how much they differ from token to token, and at one place from clip to clip, is about 1 at
+    # most, and 0 where all are alike, which a model can always predict. Below the floor at so many steps in a row, in
+    # either, ends the run.
+    collapse_floor: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    collapse_steps: Positive = 100
+    loss_type: Literal["mse", "l1", "smooth_l1"] = "mse"
+    smooth_l1_beta: Annotated[float, Field(gt=0)] = 1.0  # errors up to it are squared, larger ones are not
+    # Share of the hidden tokens that a training step does not ask the decoder for (VideoMAE 2, 2303.16727): drawn anew
+    # for each clip, an exact number. Evaluations ask for all.
+    decoder_drop: Share = 0.0
+    # Above 0 the visible tokens are predicted too, and the mean of their errors is added to that of the hidden ones,
+    # times a weight that is 0 for visible_warmup_steps and rises to this in visible_ramp_steps more (V-JEPA 2.1).
+    visible_weight: Annotated[float, Field(ge=0)] = 0.0
+    visible_warmup_steps: Annotated[int, Field(ge=0)] = 0
+    visible_ramp_steps: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _check(self) -> MaskedModelingConfig:
@@ -100,6 +125,11 @@ class MaskedModelingConfig(Section):
             raise ValueError(
                 f"masked_modeling.decoder_hidden_size {self.decoder_hidden_size} is not divisible by "
                 f"decoder_heads {self.decoder_heads}"
+            )
+        if (self.target == "frozen") != (self.teacher is not None):
+            raise ValueError(
+                "masked_modeling.target=frozen and masked_modeling.teacher=RUN belong together; they are "
+                f"{self.target} and {self.teacher}"
             )
         if self.mask_ratio_follows == "loss":
             control = self.ratio_control
@@ -130,6 +160,18 @@ class MaskedModelingConfig(Section):
         """The lowest and the highest ratio that a step of training can have."""
         found = [x for name, x in self.ratios.items() if "." in name] or [self.mask_ratio]
         return min(found), max(found)
+
+    def momentum_at(self, step: int, num_steps: int) -> float:
+        """M of the teacher's step after ``step`` (0 is the first) of ``num_steps``: on a line to its last value."""
+        end = self.teacher_momentum if self.teacher_momentum_end is None else self.teacher_momentum_end
+        return self.teacher_momentum + (end - self.teacher_momentum) * step / max(1, num_steps - 1)
+
+    def visible_weight_at(self, step: int) -> float:
+        """What the errors of visible tokens count at ``step`` (0 is the first)."""
+        since = step - self.visible_warmup_steps
+        if since < 0:
+            return 0.0
+        return self.visible_weight * min(1.0, (since + 1) / (self.visible_ramp_steps + 1))
 
     def num_visible(self, grid: Grid, ratio: float | None = None) -> int:
         """Tokens that are shown at ``ratio`` (``None``: ``mask_ratio``), whole tubes or times where these are hidden
@@ -162,6 +204,11 @@ class MaskedModelingConfig(Section):
                     f"masked_modeling.{name} {ratio} of {tokens} tokens ({self.strategy}{together}) leaves {visible} "
                     "to see; it must hide some and show some"
                 )
+            if num_asked(tokens - visible, self.decoder_drop) == 0:
+                raise ValueError(
+                    f"masked_modeling.decoder_drop {self.decoder_drop} of {tokens - visible} hidden tokens "
+                    f"({name} {ratio} of {tokens}) leaves none to predict"
+                )
 
     def check_blocks(self, grid: Grid) -> None:
         """Raise ``ValueError`` for blocks that do not fit into a clip of ``grid`` tokens."""
@@ -177,6 +224,11 @@ class MaskedModelingConfig(Section):
                 raise ValueError(
                     f"masked_modeling.block_min {_times(smallest)} is larger than block_max {_times(largest)}"
                 )
+
+
+def num_asked(num_hidden: int, decoder_drop: float) -> int:
+    """Hidden tokens that a training step asks the decoder for."""
+    return num_hidden - round(num_hidden * decoder_drop)
 
 
 def _group(strategy: str, grid: Grid) -> int:

@@ -69,7 +69,7 @@ class LossWeights(Section):
     captioning: NonNegative = 1.0
     masked_modeling: NonNegative = 0.1
     grounding: NonNegative = 0.0  # needs data with boxes
-    distillation: Annotated[float, Field(ge=0, le=0)] = 0.0  # reserved: no distillation is built yet
+    distillation: NonNegative = 0.0  # what it is from says the section distillation
 
 
 class LossStarts(Section):
@@ -79,6 +79,7 @@ class LossStarts(Section):
     captioning: Share = 0.0
     masked_modeling: Share = 0.0
     grounding: Share = 0.0
+    distillation: Share = 0.0
 
 
 class LossConfig(Section):

@@ -95,7 +95,7 @@ def learnt(metrics: dict[str, Metric], config: Config) -> bool:
     exact = [READ, *(name for loss, names in EXACT_OF.items() if config.loss.is_used(loss) for name in names)]
     if any(name not in metrics or metrics[name].value != 1.0 for name in exact):
         return False
-    if not config.loss.is_used("masked_modeling"):
+    if not config.measures_reconstruction:
         return True
     masked = metrics.get(MASKED)
     return masked is not None and masked.value < MASKED_SHARE * masked.baseline

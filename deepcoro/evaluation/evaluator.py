@@ -148,7 +148,7 @@ def _records(
                 lesions = [shown_lesions(units, unit, config) for unit in batch["position"].tolist()]
                 for record, looked in zip(records, look_for(model, tokenizer, batch, tokens, lesions), strict=True):
                     record["grounding"] = looked
-    if model.masked_video_modeling is not None:
+    if config.measures_reconstruction:
         views = batch["valid"].shape[1]
         order, k = batch["mask_order"].flatten(0, 1), config.num_visible
         visible, hidden = order[:, :k], order[:, k:]

@@ -26,6 +26,7 @@ from deepcoro.launch.estimate import (
     activation_bytes,
     empty_model,
     state_bytes,
+    teacher_bytes,
     time_step,
 )
 from deepcoro.launch.going_on import check_going_on
@@ -214,7 +215,9 @@ def _say_costs(plan: _Plan, model: MultitaskModel) -> None:
     rows, part = config.micro_batch_size, passes(config, model, plan.text_tokens)
     has_average, sharded = training.ema_decay is not None, config.resources.sharding == "full"
     state = state_bytes(model, training.precision, config.resources.num_workers, has_average, sharded)
-    memory = state | {"activations": activation_bytes(part, rows, training.precision)}
+    taught = teacher_bytes(config, model)
+    memory = state | ({"teacher": taught} if taught else {})
+    memory |= {"activations": activation_bytes(part, rows, training.precision)}
     if not config.resources.use_gpu:
         memory["Python and torch"] = _PROCESS_BYTES
     needed = sum(memory.values())
@@ -233,7 +236,7 @@ def _say_costs(plan: _Plan, model: MultitaskModel) -> None:
     print()
 
     in_one = state_bytes(model, training.precision, num_workers=1)
-    checkpoint = in_one["weights"] * (1 + has_average) + in_one["optimizer"]
+    checkpoint = in_one["weights"] * (1 + has_average) + in_one["optimizer"] + teacher_bytes(config, model, saved=True)
     most = training.keep_checkpoints + 1 + (training.best_metric is not None)
     free = shutil.disk_usage(next(folder for folder in [plan.run, *plan.run.parents] if folder.exists())).free
     print(f"disk (estimate)\n  {_size(checkpoint)} a checkpoint, {_size(most * checkpoint)} for the {most} at a time")

@@ -19,12 +19,15 @@ from deepcoro.config import Config
 from deepcoro.data.masking import Masking
 from deepcoro.losses.multitask import MultitaskLoss
 from deepcoro.models.multitask import MultitaskModel
+from deepcoro.models.own_weights import weights_file
 from deepcoro.models.passes import Pass
 from deepcoro.models.pretrained import own_description
 from deepcoro.models.text_encoder import TextEncoder
+from deepcoro.models.video_teacher import teacher_checkpoint
 from deepcoro.training.optim import build_optimizer
 from deepcoro.training.sharding import blocks
 from deepcoro.training.step import train_step
+from deepcoro.training.teachers import Teachers
 
 # Floating-point operations a second where nothing can be measured. An A100 does 312e12 in half precision at its peak,
 # and training reaches about a third of that; a core with AVX2 reached 60e9 on the base encoder.
@@ -64,6 +67,28 @@ def state_bytes(
     elif num_workers > 1:
         parts["exchange"] = 4.0 * trained
     return parts
+
+
+def teacher_bytes(config: Config, model: MultitaskModel, saved: bool = False) -> float:
+    """Bytes of the weights that the teachers of a run take in each worker, divided or not; or of those that a
+    checkpoint has: of teachers that follow the model."""
+    masks, distils = config.loss.is_used("masked_modeling"), config.loss.is_used("distillation")
+    averaged: list[nn.Parameter] = []
+    if masks and config.masked_modeling.target == "ema":
+        averaged += [p for name, p in model.video_encoder.named_parameters() if not name.startswith("pool.")]
+    if distils and config.distillation.local_views > 0:
+        assert model.distillation is not None and model.distillation.head is not None
+        averaged += [*model.video_encoder.parameters(), *model.distillation.head.parameters()]
+    others = {
+        field: source
+        for field, is_used, source in (
+            ("masked_modeling.teacher", masks, config.masked_modeling.teacher),
+            ("distillation.teacher", distils, config.distillation.teacher),
+        )
+        if is_used and source is not None
+    }
+    files = [] if saved else [weights_file(teacher_checkpoint(source, field))[0] for field, source in others.items()]
+    return 4.0 * sum(p.numel() for p in averaged) + sum(path.stat().st_size for path in files)
 
 
 class _Weightless(TorchFunctionMode):
@@ -113,6 +138,7 @@ def synthetic_batch(config: Config, rows: int, text_tokens: int, device: torch.d
         "valid": torch.ones(rows, views, dtype=torch.bool),
         "angles": torch.zeros(rows, views, 2),
         "view_index": torch.arange(views).expand(rows, -1),
+        "position": torch.arange(rows),
         "mask_order": torch.from_numpy(np.stack(orders).astype(np.int64)).view(rows, views, -1),
         "has_report": torch.full((rows,), config.needs_text),
         "report_key": torch.arange(1, rows + 1),
@@ -150,18 +176,22 @@ def time_step(
     torch.set_num_threads(threads)
     try:
         model = random_model(config, checkpoint).to(device).train()
+        teachers = Teachers(config, model, device)
         optimizer = build_optimizer(model, config.optim)
         batches = [synthetic_batch(config, rows, text_tokens, device)] * config.training.accumulation_steps
-        loss, weights = MultitaskLoss.from_config(config), config.loss.highest
+        loss = MultitaskLoss.from_config(config)
+        weights = loss.with_parts(config.loss.highest)
         scaler = torch.amp.GradScaler(device.type) if config.training.precision == "fp16" else None
         seconds = []
         for _ in range(1 + _TIMED_STEPS):
             begin = time.perf_counter()
+            teachers.teach(batches, weights)
             result = train_step(
                 model, loss, optimizer, batches, weights, config.visible_range[1], config.training.precision, scaler,
                 shared_pass=config.shared_pass.enabled,
             )  # fmt: skip
             result.total.item()  # waits for a GPU
+            teachers.update(1)
             seconds.append(time.perf_counter() - begin)
         return min(seconds[1:])
     finally:

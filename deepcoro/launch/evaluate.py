@@ -87,6 +87,9 @@ def evaluate(
     measured_on = f"{len(units)} {UNITS[config.data.unit]} of {patients} patients"
     print(f"\n{run}, checkpoint {step}, {trained.weights} weights, {split}: {measured_on}\n")
     print(format_table(metrics))
+    if config.loss.is_used("masked_modeling") and not config.measures_reconstruction:
+        target = config.masked_modeling.target
+        print(f"\nNo reconstruction: with masked_modeling.target={target} features are predicted, and no pixels.")
     if config.loss.is_used("captioning"):
         written = _reports(records, UnitReader(config, units, None, training=False), units)
         lines = [json.dumps(row, ensure_ascii=False) for row in written]
@@ -123,7 +126,7 @@ def _neighbours(trained: TrainedModel, train: Units, limit: int, device: torch.d
 
 def _reconstruction_of(config: Config) -> str:
     """What is reconstructed from what: errors can be compared between runs where this is the same."""
-    if not config.loss.is_used("masked_modeling"):
+    if not config.measures_reconstruction:
         return ""
     data, tubelet = config.data, "x".join(map(str, config.tubelet))
     clip = f"{data.num_frames}x{data.frame_size}x{data.frame_size} at {data.sample_fps} frames/s"

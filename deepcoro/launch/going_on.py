@@ -21,6 +21,10 @@ _FREE = {
     "video_encoder.size",  # what it stands for is compared
     "video_encoder.allow_mismatch",  # of weights that have been read
     "video_encoder.checkpoint_activations",  # the same numbers from less memory
+    "masked_modeling.teacher_precision",
+    "distillation.teacher_precision",
+    "masked_modeling.collapse_floor",
+    "masked_modeling.collapse_steps",
     "contrastive.chunk_size",
     "loss",
     "optim",
@@ -28,6 +32,7 @@ _FREE = {
     "resources",
     "evaluation",
 }
+_TEACHERS = {"masked_modeling.teacher", "distillation.teacher"}  # known by their weights (training/following.py)
 _SOURCES = {"video_encoder.pretrained", "text_encoder.pretrained"}  # have been read, and may since lie elsewhere
 # Positions of the stream are counted in the one; the other orders the parameters whose moments a checkpoint holds.
 _BOUND = {"training.batch_size", "optim.layer_decay"}
@@ -84,12 +89,17 @@ def _filled(config: Config, before: Config) -> Config:
         names = [*ARCHITECTURE, "position_grid"]
         fields = {name: getattr(known, name) for name in names if getattr(part, name) is None}
     vocab_size = config.captioning.vocab_size or before.captioning.vocab_size
-    return config.merge({"captioning": {"vocab_size": vocab_size}, "video_encoder": fields})
+    masked = {"teacher_width": config.masked_modeling.teacher_width or before.masked_modeling.teacher_width}
+    distilled = {"teacher_dim": config.distillation.teacher_dim or before.distillation.teacher_dim}
+    of_teachers = {"masked_modeling": masked, "distillation": distilled}
+    return config.merge({"captioning": {"vocab_size": vocab_size}, "video_encoder": fields, **of_teachers})
 
 
 def _has_moved(key: str, old: str | None, new: str | None) -> bool:
-    """Whether a source of weights has the same name, in another place."""
-    return key in _SOURCES and old is not None and new is not None and Path(old).name == Path(new).name
+    """Whether a source of weights has the same name, in another place; of a teacher whether there still is one."""
+    if old is None or new is None:
+        return False
+    return key in _TEACHERS or (key in _SOURCES and Path(old).name == Path(new).name)
 
 
 def _use(config: Config, loss: str) -> str:

@@ -31,7 +31,7 @@ def reported_metrics(config: Config) -> set[str]:
         names |= {f"grounding/{name}" for name in ("lesions", "pointed_lesions", "unreadable", "pointing_reachable")}
         for name in (*GROUNDING, "pointing"):
             names |= {f"grounding/{name}{more}" for more in ("", "_above_chance", "_beside_another_lesion")}
-    if config.loss.is_used("masked_modeling"):
+    if config.measures_reconstruction:
         names |= {f"masked_modeling/{name}" for name in ("mse", "pixel_mse", "pixel_mse_beside_interpolation")}
     return names
 

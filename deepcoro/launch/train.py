@@ -42,6 +42,7 @@ from deepcoro.launch.resources import check_resources, nodes, set_environment, s
 from deepcoro.launch.stop import StopRequests
 from deepcoro.launch.validate import validation_config
 from deepcoro.models.pretrained import resolve_architecture
+from deepcoro.models.run_teacher import check_same_words
 from deepcoro.models.text_encoder import load_tokenizer, longest_text
 from deepcoro.training.board import Board, note
 from deepcoro.training.checkpoint import committed_steps, newest_checkpoint, set_damaged_aside
@@ -242,7 +243,8 @@ def resolve(config: Config, dataset: PreparedDataset, units: Units) -> Config:
             "every row counts the same; `python -m data_prep reports --output` reads them out of reports"
         )
     if config.needs_text and not units.has_text(config.reads_clip_texts_only).any():
-        if not config.loss.is_used("masked_modeling"):
+        looks_only = config.loss.is_used("distillation") and config.distillation.local_views > 0
+        if not config.loss.is_used("masked_modeling") and not looks_only:
             raise DataError(
                 f"{dataset.root}: no training {config.data.unit} has a report, and masked modelling is off: nothing "
                 "to learn"
@@ -251,11 +253,16 @@ def resolve(config: Config, dataset: PreparedDataset, units: Units) -> Config:
             f"WARNING: no training {config.data.unit} of {dataset.root} has a report: the contrastive and captioning "
             "losses are "
             "left out "
-            "and masked modelling is trained alone. If there are reports, prepare the dataset again with --reports."
+            "and what needs no report is trained alone. If there are reports, prepare the dataset again with --reports."
         )
         off = {"contrastive": 0.0, "captioning": 0.0}
         alone = {"enabled": False, "mask_ratio": None, "unmasked_tail": 0.0}  # there is nothing to share the pass with
         config = config.merge({"loss": {"weights": off, "initial": off, "final": off}, "shared_pass": alone})
+    if config.loss.is_used("masked_modeling") and not config.measures_reconstruction:
+        say(
+            f"masked_modeling.target={config.masked_modeling.target} predicts features: reconstruction metrics and "
+            "strips, which are of pixels, are left out; loss/masked_modeling and masked_modeling/target_std tell of it"
+        )
     if config.loss.is_used("captioning") and config.captioning.tasks.in_use:
         boxed, videos = units.num_with_boxes(), len(units.rows)
         say(
@@ -278,6 +285,9 @@ def with_absolute_sources(config: Config) -> Config:
     if text.pretrained is not None:
         found = absolute_source(text.pretrained, "text_encoder.pretrained")
         config = config.merge({"text_encoder": {"pretrained": found}})
+    for section in ("masked_modeling", "distillation"):
+        if (teacher := getattr(config, section).teacher) is not None:
+            config = config.merge({section: {"teacher": absolute(teacher, f"{section}.teacher")}})
     if video.pretrained is not None:
         found = absolute_source(video.pretrained, "video_encoder.pretrained")
         # With its other fields, which another value of pretrained alone would take away.
@@ -290,11 +300,12 @@ def save_tokenizer(config: Config, run: Path) -> Config:
 
     Raises:
         ConfigError: no tokenizer, a vocabulary size that is not the tokenizer's, or a tokenizer that does not know the
-            words of the captioning tasks or of structured reports.
+            words of the captioning tasks or of structured reports, or is not that of distillation's teacher.
     """
     if not config.needs_text:
         return config
     loaded = load_tokenizer(config.text_encoder.source)
+    check_same_words(config, loaded)
     tokenizer = ReportTokenizer.from_pretrained(loaded, config.data.max_text_length)
     if config.captioning.vocab_size not in (None, tokenizer.vocab_size):
         raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,12 +13,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from deepcoro.config import Config
+from deepcoro.config_masking import num_asked
 from deepcoro.config_training import first_step
 from deepcoro.levels import caption_text, rows_at_level
 from deepcoro.losses.captioning import caption_targets, captioning_loss, chunked_captioning_loss
 from deepcoro.losses.contrastive import CHUNK_SIZE, CONTRASTIVE_LOSSES, count_pairs
+from deepcoro.losses.distillation import embedding_loss, local_loss, similarity_loss
 from deepcoro.losses.grounding import grounding_loss
-from deepcoro.losses.masked_modeling import masked_modeling_loss
+from deepcoro.losses.masked_modeling import LOSS_TYPES, masked_modeling_loss
 from deepcoro.losses.positives import find_match, keys_of
 
 DEFAULT_WEIGHTS: dict[str, float] = {
@@ -44,6 +47,14 @@ class MultitaskLoss(nn.Module):
         captioning_chunk_size: tokens whose logits the captioning loss holds at once.
         severity_weight: a; a row of the contrastive loss counts 1 + a s / 100, 0 <= s <= 100 its ``severity``, and its
             mean is over what the rows count. 0: every row counts 1, and none needs a severity.
+        masked_loss_type, smooth_l1_beta: of masked modelling (``masked_modeling_loss``).
+        decoder_drop: share of the hidden tokens that it does not ask for.
+        distillation: parts that are in use and what each counts (``DistillationConfig.weights``).
+        similarity, student_temperature: of distillation.
+
+    Attributes:
+        visible_weight: what the mean error of visible tokens counts beside that of hidden ones, where they are
+            predicted. It moves in the course of a run: whoever trains sets it.
 
     Raises:
         ValueError: an unknown loss or loss type, or a negative weight.
@@ -61,6 +72,12 @@ class MultitaskLoss(nn.Module):
         contrastive_chunk_size: int = CHUNK_SIZE,
         captioning_chunk_size: int = 1024,
         severity_weight: float = 0.0,
+        masked_loss_type: str = "mse",
+        smooth_l1_beta: float = 1.0,
+        decoder_drop: float = 0.0,
+        distillation: Mapping[str, float] | None = None,
+        similarity: str = "softmax",
+        student_temperature: float = 0.1,
     ) -> None:
         super().__init__()
         self.levels = {"contrastive": "study", "captioning": "study"} | dict(levels or {})
@@ -76,11 +93,17 @@ class MultitaskLoss(nn.Module):
         self.severity_weight = severity_weight
         self.contrastive_chunk_size, self.captioning_chunk_size = contrastive_chunk_size, captioning_chunk_size
         self.label_smoothing, self.ignore_index = label_smoothing, ignore_index
+        if masked_loss_type not in LOSS_TYPES:
+            raise ValueError(f"masked_loss_type must be one of {', '.join(LOSS_TYPES)}, got {masked_loss_type!r}")
+        self.masked = functools.partial(masked_modeling_loss, loss_type=masked_loss_type, smooth_l1_beta=smooth_l1_beta)
+        self.decoder_drop, self.visible_weight = decoder_drop, 0.0
+        self.distillation = dict(distillation or {})
+        self.similarity, self.student_temperature = similarity, student_temperature
 
     @classmethod
     def from_config(cls, config: Config) -> MultitaskLoss:
         """The losses as a config describes them."""
-        part = config.captioning
+        part, masked = config.captioning, config.masked_modeling
         weights = config.loss.weights.model_dump()
         levels = {name: config.level(name) for name in ("contrastive", "captioning")}
         return cls(
@@ -93,19 +116,33 @@ class MultitaskLoss(nn.Module):
             config.contrastive.chunk_size,
             part.chunk_size,
             config.contrastive.severity_weight,
+            masked.loss_type,
+            masked.smooth_l1_beta,
+            masked.decoder_drop,
+            config.distillation.weights if config.loss.is_used("distillation") else None,
+            config.distillation.similarity,
+            config.distillation.student_temperature,
         )
 
-    def counts(self, batch: Mapping[str, Any], num_hidden: int) -> dict[str, Tensor]:
-        """What each sum of this batch is divided by: rows with report (or what they count), asked tokens, hidden tokens
-        of valid views, views whose boxes are known."""
+    def num_asked(self, num_hidden: int) -> int:
+        """Of the hidden tokens of a clip, those that a training step asks for."""
+        return num_asked(num_hidden, self.decoder_drop)
+
+    def counts(self, batch: Mapping[str, Any], num_asked: int) -> dict[str, Tensor]:
+        """What each sum of this batch is divided by: rows with report (or what they count), asked words, the hidden
+        tokens of valid views that are asked for, views whose boxes are known."""
         rows = self._rows(batch, "contrastive")
         told, weight = rows["has_report"], self._row_weights(rows)
         pairs = told.sum() if weight is None else weight.where(told, 0).sum()
-        counts = {"contrastive": pairs, "masked_modeling": batch["valid"].sum() * num_hidden}
+        counts = {"contrastive": pairs, "masked_modeling": batch["valid"].sum() * num_asked}
         if "boxes_known" in batch:
             counts["grounding"] = _grounded(batch).sum()
         if "input_ids" in batch:
             counts["captioning"] = (self._targets(batch) != self.ignore_index).sum()
+        if self.distillation:
+            counts |= dict.fromkeys(self.distillation, told.sum())
+            counts["distillation_video"] = self._rows_with_views(batch).sum()
+            counts["distillation_local"] = batch["valid"].sum()
         return counts
 
     def sums(self, out: Mapping[str, Tensor], batch: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -127,10 +164,37 @@ class MultitaskLoss(nn.Module):
                 out["caption_logits"], self._targets(batch), self.label_smoothing, self.ignore_index
             )
         if "prediction" in out:
-            sums["masked_modeling"] = masked_modeling_loss(out["prediction"], out["target"], batch["valid"])
+            sums["masked_modeling"] = self.masked(out["prediction"], out["target"], batch["valid"])
+        if "visible_prediction" in out:
+            # Divided by the number of hidden tokens later on, and a mean all the same.
+            share = self.visible_weight * out["prediction"].shape[1] / out["visible_prediction"].shape[1]
+            visible = self.masked(out["visible_prediction"], out["visible_target"], batch["valid"])
+            sums["masked_modeling"] = sums["masked_modeling"] + share * visible
         if "grounding_logits" in out:
             sums["grounding"] = grounding_loss(out["grounding_logits"], batch["segments_at"], _grounded(batch))
+        return sums | self._distil(out, batch)
+
+    def _distil(self, out: Mapping[str, Tensor], batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The sums of distillation's parts."""
+        sums: dict[str, Tensor] = {}
+        told = self._rows(batch, "contrastive")["has_report"]
+        if "distilled_video" in out:
+            there = self._rows_with_views(batch)
+            sums["distillation_video"] = embedding_loss(out["distilled_video"], batch["teacher_video"], there)
+            sums["distillation_text"] = embedding_loss(out["distilled_text"], batch["teacher_text"], told)
+        if "distilled_logits" in out:
+            logits = (out["distilled_logits"], batch["teacher_logits"])
+            sums["distillation_similarity"] = similarity_loss(*logits, told, self.similarity)
+        if "local_logits" in out:
+            student, targets, valid = out["local_logits"], batch["global_targets"], batch["valid"].flatten()
+            local = local_loss(student, targets, valid, self.student_temperature)
+            sums["distillation_local"] = local / student.shape[1]
         return sums
+
+    def with_parts(self, weights: Mapping[str, float]) -> dict[str, float]:
+        """Loss weights, with those of the parts that ``distillation`` is made of: what ``train_step`` takes."""
+        parts = {name: share * weights["distillation"] for name, share in self.distillation.items()}
+        return {**weights, **parts}
 
     def contrast(self, outs: Sequence[Mapping[str, Tensor]], batches: Sequence[Mapping[str, Any]]) -> Tensor:
         """The contrastive sum over this worker's rows, where the rows of all ``outs`` are compared with each other (and
@@ -160,10 +224,10 @@ class MultitaskLoss(nn.Module):
 
     def forward(self, out: Mapping[str, Tensor], batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Mean of each loss over one batch on one worker, and their weighted ``total``."""
-        num_hidden = out["prediction"].shape[1] if "prediction" in out else 0
-        counts, sums = self.counts(batch, num_hidden), self.sums(out, batch)
+        num_asked = out["prediction"].shape[1] if "prediction" in out else 0
+        counts, sums = self.counts(batch, num_asked), self.sums(out, batch)
         means = {name: value / counts[name].clamp(min=1) for name, value in sums.items()}
-        return {**means, "total": self.weigh(means, self.loss_weights)}
+        return {**means, "total": self.weigh(means, self.with_parts(self.loss_weights))}
 
     @staticmethod
     def weigh(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
@@ -185,6 +249,11 @@ class MultitaskLoss(nn.Module):
     def _targets(self, batch: Mapping[str, Any]) -> Tensor:
         rows = self._rows(batch, "captioning")
         return caption_targets(*caption_text(rows), rows["prefix_length"], rows["has_report"], self.ignore_index)
+
+    def _rows_with_views(self, batch: Mapping[str, Any]) -> Tensor:
+        """[R] of the contrastive loss: whether anything of a row can be seen."""
+        valid, of_clips = batch["valid"], self.levels["contrastive"] == "clip"
+        return valid.flatten() if of_clips else valid.any(dim=1)
 
     def _rows(self, batch: Mapping[str, Any], name: str) -> Mapping[str, Any]:
         return rows_at_level(batch, self.levels[name])

@@ -23,6 +23,8 @@ from deepcoro.errors import ConfigError
 from deepcoro.levels import caption_text, rows_at_level
 from deepcoro.models.backbones import build_video_encoder, freeze_bottom
 from deepcoro.models.captioning_decoder import CaptioningDecoder
+from deepcoro.models.distillation import DistillationStudent
+from deepcoro.models.draws import clip_numbers
 from deepcoro.models.layers import full_precision, gather_tokens
 from deepcoro.models.masked_video_modeling import MaskedVideoModeling
 from deepcoro.models.pretrained import load_pretrained, own_description, resolve_architecture
@@ -68,6 +70,8 @@ class MultitaskModel(nn.Module):
         self.view_embedding = self.study_pooling = self.video_projection = None
         self.text_encoder = self.text_projection = self.captioning_decoder = self.masked_video_modeling = None
         self.grounding_head = None
+        self.distillation = DistillationStudent(config) if loss.is_used("distillation") else None
+        learns_locally = self.distillation is not None and self.distillation.head is not None
         study = config.study_pooling
         if config.level_is_used("study") and (study.angles or study.order):
             self.view_embedding = ViewEmbedding(width, study.angles, study.order)
@@ -84,7 +88,7 @@ class MultitaskModel(nn.Module):
             self.logit_scale = nn.Parameter(torch.tensor(math.log(config.contrastive.logit_scale)))  # its logarithm
             self.logit_bias = nn.Parameter(torch.tensor(config.logit_bias))
             self.logit_bias.requires_grad_(config.contrastive.loss_type == "sigmoid")  # softmax cannot feel a bias
-        else:
+        elif not learns_locally:
             self.video_encoder.pool = None  # type: ignore[assignment]  # nothing would train it
         if loss.is_used("captioning"):
             part = config.captioning
@@ -103,20 +107,24 @@ class MultitaskModel(nn.Module):
         if loss.is_used("grounding"):
             self.grounding_head = nn.Linear(width, len(SEGMENTS))
             nn.init.constant_(self.grounding_head.bias, _RARE)
+        if hasattr(self.video_encoder, "prepare_masking") and (learns_locally or loss.is_used("masked_modeling")):
+            self.video_encoder.prepare_masking()  # type: ignore[operator]
         if loss.is_used("masked_modeling"):
             mvm = config.masked_modeling
-            if hasattr(self.video_encoder, "prepare_masking"):
-                self.video_encoder.prepare_masking()  # type: ignore[operator]
+            assert config.masked_target_size > 0, "a teacher's width is filled in by resolve_architecture"
             self.masked_video_modeling = MaskedVideoModeling(
                 width,
                 config.grid,
-                math.prod(config.tubelet),
+                config.masked_target_size,
                 mvm.mask_ratio,
                 mvm.decoder_hidden_size,
                 mvm.decoder_layers,
                 mvm.decoder_heads,
                 mvm.mask_token_learnable,
                 mvm.norm_predict_loss,
+                mvm.target != "pixels",
+                mvm.decoder_drop,
+                mvm.visible_weight > 0,
             )
 
     def forward(
@@ -135,9 +143,13 @@ class MultitaskModel(nn.Module):
         Returns, where their loss is in use: ``video_embedding`` and ``text_embedding`` [R, E] of length 1,
             ``logit_scale``, ``logit_bias``; ``caption_logits`` [R, L-1, vocabulary], or in training mode
             ``caption_hidden`` [R, L-1, width of the decoder] and ``caption_weight`` [vocabulary, that width] whose
-            product they are; ``grounding_logits`` [B*V, N, segments]; ``prediction`` and ``target`` [B*V, M, P]. With
-            ``num_visible`` None the masked pass is left out. With ``shared_pass`` it is the only one: embeddings are
-            pooled from the ``num_visible`` tokens that each clip shows, and captions are read from those.
+            product they are; ``grounding_logits`` [B*V, N, segments]; ``prediction`` and ``target`` [B*V, M, P], in
+            training mode of the hidden tokens that are asked for, and ``visible_prediction`` and ``visible_target``
+            [B*V, K, P] where those are predicted too. With ``num_visible`` None the masked pass is left out; with
+            ``shared_pass`` it is the only one: embeddings are pooled from the ``num_visible`` tokens that each clip
+            shows, and captions are read from those. Where features are predicted ``batch`` has them: ``teacher_tokens``
+            [B*V, N, P]. For distillation what ``DistillationStudent.distilled`` gives, and ``local_logits``
+            [B*V, local views, prototypes].
 
         Raises:
             ValueError: a shared pass without ``num_visible``.
@@ -146,31 +158,39 @@ class MultitaskModel(nn.Module):
             raise ValueError("a shared pass is a masked one, and needs num_visible")
         out: dict[str, Tensor] = {}
         config = self.config
-        contrasts, captions, reconstructs, grounds = (
+        contrasts, captions, reconstructs, grounds, distils = (
             part is not None and (losses is None or name in losses)
             for name, part in (
                 ("contrastive", self.video_projection),
                 ("captioning", self.captioning_decoder),
                 ("masked_modeling", self.masked_video_modeling),
                 ("grounding", self.grounding_head),
+                ("distillation", self.distillation),
             )
         )
         clip, shown = self.normalise(batch["clip"]).flatten(0, 1), None
-        if shared_pass and (contrasts or captions):
+        embeds = contrasts or (distils and config.distillation.teacher is not None)
+        if shared_pass and (embeds or captions):
             # Of a box task the box may lie where nothing is shown: its place is then to be told from what is around it,
             # as a hidden token is to be filled in. Boxes are not left out for it: which of them remained would tell.
             shown = self.video_encoder(clip, batch["mask_order"].flatten(0, 1)[:, :num_visible])
-        if contrasts or captions or grounds:
+        if embeds or captions or grounds:
             tokens, views_at = self.video_encoder(clip) if shown is None else shown, self.views_at(batch)
             valid = {"clip": batch["valid"], "study": batch["valid"]}
             if self.training and config.study_pooling.view_dropout > 0:
                 valid["study"] = drop_views(batch["valid"], config.study_pooling.view_dropout)
-            if contrasts:
+            if embeds:
                 level = config.level("contrastive")
                 rows = rows_at_level(batch, level)
-                out["video_embedding"] = self.embed_video(tokens, valid[level], views_at)
-                out["text_embedding"] = self.embed_text(rows["input_ids"], rows["text_length"])
-                out["logit_scale"], out["logit_bias"] = self.logit_scale.exp(), _as_output(self.logit_bias)
+                compared = {
+                    "video_embedding": self.embed_video(tokens, valid[level], views_at),
+                    "text_embedding": self.embed_text(rows["input_ids"], rows["text_length"]),
+                    "logit_scale": self.logit_scale.exp(),
+                    "logit_bias": _as_output(self.logit_bias),
+                }
+                out |= compared if contrasts else {}
+                if self.distillation is not None and distils:
+                    out |= self.distillation.distilled(compared)
             if captions:
                 assert self.captioning_decoder is not None
                 level = config.level("captioning")
@@ -190,8 +210,10 @@ class MultitaskModel(nn.Module):
                 on_grid = tokens[:, self.video_encoder.num_prefix_tokens :]  # type: ignore[misc]
                 out["grounding_logits"] = full_precision(self.grounding_head(on_grid))
         if reconstructs and num_visible is not None:
-            order = batch["mask_order"].flatten(0, 1)
-            out["prediction"], out["target"] = self.reconstruct(clip, order, num_visible, shown)
+            out |= self.masked_pass(clip, batch, num_visible, shown)
+        if self.distillation is not None and self.distillation.head is not None and distils:
+            clips = clip_numbers(batch["position"], batch["valid"].shape[1])
+            out["local_logits"] = self.distillation.local_logits(self.video_encoder, clip, clips)
         return out
 
     def normalise(self, clip: Tensor) -> Tensor:
@@ -238,15 +260,28 @@ class MultitaskModel(nn.Module):
             views = views + self.view_embedding(views_at).unsqueeze(2)
         return views.flatten(1, 2), valid.repeat_interleave(views.shape[2], dim=1)
 
-    def reconstruct(
-        self, clip: Tensor, mask_order: Tensor, num_visible: int, shown: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Predictions and targets [B*V, M, P] of the tokens of ``mask_order`` [B*V, N] after the first
-        ``num_visible``. ``shown`` [B*V, c + K, D] is what the encoder makes of those, where that is known."""
-        assert self.masked_video_modeling is not None
+    def masked_pass(
+        self, clip: Tensor, batch: Mapping[str, Any], num_visible: int, shown: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """What the masked loss compares (``MaskedVideoModeling.pairs``), of ``clip`` [B*V, T, H, W]. ``shown``
+        [B*V, c + K, D] is what the encoder makes of the visible tokens, where that is known."""
+        part, mask_order = self.masked_video_modeling, batch["mask_order"].flatten(0, 1)
+        assert part is not None
         visible, hidden = mask_order[:, :num_visible], mask_order[:, num_visible:]
+        if self.training and part.decoder_drop > 0:
+            clips = clip_numbers(batch["position"], batch["mask_order"].shape[1])
+            hidden = part.asked(hidden, self.config.seed, clips)
         tokens = self.video_encoder(clip, visible) if shown is None else shown
         tokens = tokens[:, self.video_encoder.num_prefix_tokens :]  # type: ignore[misc]
+        truth = batch["teacher_tokens"] if part.predicts_features else patchify(clip, self.config.tubelet)
+        return part.pairs(tokens, visible, hidden, truth)
+
+    def reconstruct(self, clip: Tensor, mask_order: Tensor, num_visible: int) -> tuple[Tensor, Tensor]:
+        """Predictions and targets [B*V, M, P] of the tokens of ``mask_order`` [B*V, N] after the first
+        ``num_visible``; of a model that predicts pixels."""
+        assert self.masked_video_modeling is not None
+        visible, hidden = mask_order[:, :num_visible], mask_order[:, num_visible:]
+        tokens = self.video_encoder(clip, visible)[:, self.video_encoder.num_prefix_tokens :]  # type: ignore[misc]
         prediction = self.masked_video_modeling(tokens, visible, hidden)
         tubelets = gather_tokens(patchify(clip, self.config.tubelet), hidden)
         return prediction, self.masked_video_modeling.target(tubelets)

@@ -19,8 +19,11 @@ _PREFIX, _DECODER = "video_encoder.", "masked_video_modeling."
 _AVERAGE = "model_ema.safetensors"  # as training.checkpoint writes it
 
 
-def find_own(source: str) -> Path | None:
+def find_own(source: str, field: str = "video_encoder.pretrained") -> Path | None:
     """The checkpoint that ``source`` names, or the newest one of the run; ``None`` if it is no folder of ours.
+
+    Args:
+        field: of the config that names it, for messages.
 
     Raises:
         CheckpointError: a run that has no checkpoint yet.
@@ -34,7 +37,7 @@ def find_own(source: str) -> Path | None:
         return None
     steps = [p.parent.name for p in folder.glob("checkpoints/*/manifest.json") if p.parent.name.isdigit()]
     if not steps:
-        raise CheckpointError(f"video_encoder.pretrained {source!r} is a run without a checkpoint; train it first")
+        raise CheckpointError(f"{field} {source!r} is a run without a checkpoint; train it first")
     return folder / "checkpoints" / max(steps, key=int)
 
 
@@ -78,21 +81,31 @@ def _part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def _weights(checkpoint: Path) -> tuple[dict[str, Tensor], str]:
     """All weights of a checkpoint, and what they are."""
-    path = checkpoint / "model.safetensors"
+    path, wanted = weights_file(checkpoint)
     try:
-        files = json.loads((checkpoint / "manifest.json").read_text())["files"]
-        if _AVERAGE in files:
-            path = checkpoint / _AVERAGE
-        wanted = files[path.name]["sha256"]
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
         raise CheckpointError(f"{checkpoint} cannot be read ({error!r}); use another checkpoint") from error
     if wanted != found:
         raise CheckpointError(f"{path} is not what was saved (its hash differs from the manifest's)")
     from safetensors.torch import load_file
 
     return load_file(path), "averaged weights" if path.name == _AVERAGE else "weights"
+
+
+def weights_file(checkpoint: Path) -> tuple[Path, str]:
+    """The file that ``own_weights`` reads, and its hash as the manifest has it.
+
+    Raises:
+        CheckpointError: the manifest cannot be read.
+    """
+    try:
+        files = json.loads((checkpoint / "manifest.json").read_text())["files"]
+        path = checkpoint / (_AVERAGE if _AVERAGE in files else "model.safetensors")
+        return path, files[path.name]["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{checkpoint} cannot be read ({error!r}); use another checkpoint") from error
 
 
 def take_over_pixels(weights: dict[str, Tensor], scale: float, shift: float) -> dict[str, Tensor]:

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from deepcoro.config import Config
+from deepcoro.config_masking import num_asked
 from deepcoro.models.conv_stem import multiply_adds
 from deepcoro.models.multitask import MultitaskModel
+from deepcoro.models.video_teacher import teacher_config
 
 # Of MViTv2-S (2112.01526, table 1) on 16x224x224: layers, width, heads and tokens of each stage.
 _MVIT_STAGES = ((1, 96, 1, 25088), (2, 192, 2, 6272), (11, 384, 4, 1568), (2, 768, 8, 392))
@@ -170,18 +172,43 @@ def passes(
     def encodings(shown: int) -> list[Pass]:
         return staged() if encoder.name == "mvit" else [encoded(shown)]
 
-    found = []
-    if computes("contrastive") or computes("captioning"):
+    def of_teacher(source: str, field: str) -> list[Pass]:
+        theirs = teacher_config(source, field)
+        part, tokens = theirs.video_encoder, theirs.num_tokens
+        width = part.width or d
+        outside = tokens * math.prod(theirs.tubelet) * width
+        if part.stem == "convolutional":
+            outside = multiply_adds(theirs.tubelet, width, part.stem_width or 0, tokens)
+        shape = (part.depth or 0, width, round((part.mlp_ratio or 4.0) * width), tokens)
+        looks = (theirs.grid[0], tokens // theirs.grid[0]) if part.attention == "divided" else ()
+        return [Pass(*shape, views, outside=outside, looks=looks)]
+
+    def forward_only(parts: list[Pass]) -> list[Pass]:
+        return [replace(part, frozen=part.layers, computed_again=False) for part in parts]
+
+    found, distilled = [], config.distillation
+    learns = computes("distillation")
+    embeds = computes("contrastive") or (learns and distilled.teacher is not None)
+    if embeds or computes("captioning"):
         found += encodings(seen_by_text)
-    if computes("contrastive") and encoder.pool == "attention":
+    if embeds and encoder.pool == "attention":
         m = c + seen_by_text
         found.append(Pass(0, d, 0, m, views, outside=2 * m * d * d + 2 * m * d + 10 * d * d))
-    if model.text_encoder is not None and computes("contrastive"):
+    if model.text_encoder is not None and embeds:
         about: Any = model.text_encoder.transformer.config
         width, layers = model.text_encoder.width, getattr(about, "num_hidden_layers", 12)
         hidden = getattr(about, "intermediate_size", 4 * width)
         frozen = round(config.text_encoder.freeze * layers)
         found.append(Pass(layers, width, hidden, length("contrastive"), rows("contrastive"), frozen=frozen))
+        if learns and distilled.teacher is not None:  # its text encoder is taken for one like ours
+            found += forward_only(found[-1:])
+    if learns and distilled.local_views > 0:
+        hidden, bottleneck = distilled.head_hidden_size, distilled.head_bottleneck_size
+        head = (d + hidden + bottleneck) * hidden + bottleneck * distilled.num_prototypes
+        parts = encodings(math.prod(distilled.block_size(config.grid)))
+        found += [replace(part, clips=distilled.local_views * part.clips) for part in parts]
+        times = distilled.local_views + 1 / 3  # a third of a training step: the teacher's head, forward alone
+        found += [*forward_only(encodings(n)), Pass(0, d, 0, 1, times * views, outside=head)]
     if model.captioning_decoder is not None and computes("captioning"):
         assert captioning.vocab_size is not None
         shape = (captioning.num_layers, captioning.hidden_size, captioning.intermediate_size, length("captioning") - 1)
@@ -199,11 +226,19 @@ def passes(
         )
     if model.masked_video_modeling is not None and computes("masked_modeling"):
         width = masked.decoder_hidden_size
-        if not (shared_pass and (computes("contrastive") or computes("captioning"))):
+        if not (shared_pass and (embeds or computes("captioning"))):
             # A wrapped backbone computes hidden tokens too.
             found += encodings(n if hasattr(model.video_encoder, "prepare_masking") else k)
-        outside = k * d * width + (n - k) * width * pixels
-        found.append(Pass(masked.decoder_layers, width, 4 * width, n, views, outside=outside))
+        asked = num_asked(n - k, masked.decoder_drop)
+        predicted = asked + (k if masked.visible_weight > 0 else 0)
+        outside = k * d * width + predicted * width * config.masked_target_size
+        found.append(Pass(masked.decoder_layers, width, 4 * width, k + asked, views, outside=outside))
+        if masked.target == "ema":
+            found += forward_only(encodings(n))
+        elif masked.teacher is not None:
+            found += forward_only(of_teacher(masked.teacher, "masked_modeling.teacher"))
+    if learns and distilled.teacher is not None:
+        found += forward_only(of_teacher(distilled.teacher, "distillation.teacher"))
     return found
 
 

@@ -20,6 +20,8 @@ from deepcoro.errors import ConfigError
 from deepcoro.models.conversion import HEADS, architecture_of, convert
 from deepcoro.models.image_statistics import image_statistics
 from deepcoro.models.own_weights import find_own, own_architecture, own_masked_decoder, own_weights, take_over_pixels
+from deepcoro.models.run_teacher import resolve_run_teacher
+from deepcoro.models.video_teacher import resolve_teacher
 
 if TYPE_CHECKING:
     from deepcoro.models.multitask import MultitaskModel
@@ -30,12 +32,18 @@ _NAMED = 8  # weights that a message names; of the others it says how many
 
 
 def resolve_architecture(config: Config) -> Config:
-    """``config`` with what ``video_encoder.pretrained`` says of its architecture filled in; without one, unchanged.
+    """``config`` with what ``video_encoder.pretrained``, and the teachers of masked modelling and distillation, say of
+    the architecture filled in; without them, unchanged.
 
     Raises:
         ConfigError: the source cannot be read, holds another kind of model, or has another value than a field that was
-            given. A source that is gone is no mistake where the architecture is known.
+            given; or a teacher does not go with it. A source of the encoder that is gone is no mistake where the
+            architecture is known.
     """
+    return resolve_run_teacher(resolve_teacher(_resolve_encoder(config)))
+
+
+def _resolve_encoder(config: Config) -> Config:
     part = config.video_encoder
     if part.pretrained is None:
         return config

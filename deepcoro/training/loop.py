@@ -50,6 +50,7 @@ from deepcoro.training.plan import training_plan
 from deepcoro.training.positions import PositionLog
 from deepcoro.training.sharding import gather, gather_optimizer, whole, wrap
 from deepcoro.training.step import StepResult, compile_encoder, train_step
+from deepcoro.training.teachers import Teachers
 from deepcoro.training.throughput import Startup, Throughput, useful_flops
 
 _MAX_BLIND_STEPS = 10
@@ -107,6 +108,7 @@ class Worker:
             self.model = MultitaskModel.from_architecture(config, checkpoint)
             load_weights(checkpoint, self.model)
         self.model.to(self.device).train()  # a text encoder comes from its source in evaluation mode
+        self.teachers = Teachers(config, self.model, self.device)
         if config.training.compile:
             compile_encoder(self.model)
         self.wrapped = wrap(self.model, self.device, config)
@@ -119,6 +121,7 @@ class Worker:
             self.counters |= state.get("counters", {})
             load_optimizer(self.optimizer, state["optimizer"])
             self.mask_ratio.load_state_dict(state.get("mask_ratio", {}))
+            self.teachers.load_state_dict(state.get("teachers", {}))
             if self.scaler is not None and state["scaler"]:
                 self.scaler.load_state_dict(state["scaler"])
         self.counters["starts"] += 1
@@ -183,11 +186,13 @@ class Worker:
         seed = np.random.SeedSequence([config.seed, self.step, self.rank]).generate_state(1)[0]
         torch.manual_seed(int(seed))
         rates = set_learning_rates(self.optimizer, self.factor_at(self.step))
-        weights, num_visible = self.weights_at(self.step), self.mask_ratio.num_visible(self.step)
-        shares = self.mask_ratio.is_shared(self.step)
+        weights = self.loss.with_parts(self.weights_at(self.step))
+        num_visible, shares = self.mask_ratio.num_visible(self.step), self.mask_ratio.is_shared(self.step)
         batches = [to_torch(batch, self.device) for batch in rows]
         if self.step == 0:
             self._start_bias(batches)
+        self.teachers.teach(batches, weights)
+        self.loss.visible_weight = config.masked_modeling.visible_weight_at(self.step)
         result = train_step(
             self.wrapped,
             self.loss,
@@ -204,10 +209,13 @@ class Worker:
         told: dict[str, Any] = {"loss_weights": {name: weights[name] for name in result.losses}}
         told |= {"learning_rates": rates, "num_visible": num_visible}
         self.bad_steps.look(self.step, result, rows, told, self.scaler)
-        if self.average is not None and not result.skipped:
-            self.average.update()
+        if not result.skipped:
+            self.teachers.update(self.step)
+            if self.average is not None:
+                self.average.update()
         masks = shares or "masked_modeling" in result.losses
         told_of_masks = self.mask_ratio.scalars(num_visible) if masks else {}
+        told_of_masks |= self.teachers.look(self.step)
         if not result.skipped and result.valid_share.item() > 0:  # a step that saw nothing has a loss of 0
             self.mask_ratio.look(result.losses)
         for batch in rows:
@@ -268,6 +276,7 @@ class Worker:
                 "scaler": self.scaler.state_dict() if self.scaler is not None else {},
                 "counters": self.counters,
                 "mask_ratio": self.mask_ratio.state_dict(),
+                "teachers": self.teachers.state_dict(),
             }
             try:
                 self.positions.write(self.step)

@@ -57,11 +57,11 @@ def draw_pictures(
         tokenizer: needed where the model writes reports.
 
     Returns:
-        ``strips``, where masked modelling is in use: a row's first valid view in up to 8 evenly spaced frames, and
-            below one another the original, what the model was shown of it (the rest flat grey), and the same with the
-            hidden tokens as the model predicts them. Where predictions are normalised (``norm_predict_loss``) each
-            hidden tubelet has its own true mean and deviation put back, which the model does not know: what is the
-            model's own is the pattern inside a tubelet, and not its brightness or contrast.
+        ``strips``, where pixels are what masked modelling predicts: a row's first valid view in up to 8 evenly spaced
+            frames, and below one another the original, what the model was shown of it (the rest flat grey), and the
+            same with the hidden tokens as the model predicts them. Where predictions are normalised
+            (``norm_predict_loss``) each hidden tubelet has its own true mean and deviation put back, which the model
+            does not know: what is the model's own is the pattern inside a tubelet, and not its brightness or contrast.
         ``reports``, where captioning is in use: the true text as the decoder is trained on it (empty where there is
             none), and the one that it writes, greedily.
         ``similarity``, where contrastive is in use and a row has a report: cosine of each video (down) with each
@@ -76,7 +76,7 @@ def draw_pictures(
     batch = {key: value[kept] for key, value in batch.items() if isinstance(value, Tensor)}
     with _evaluated(model):
         clip = model.normalise(batch["clip"])
-        strips = _strips(model, config, batch, clip) if model.masked_video_modeling is not None else None
+        strips = _strips(model, config, batch, clip) if config.measures_reconstruction else None
         if not config.needs_text:
             return Pictures(strips)
         tokens = model.video_encoder(clip.flatten(0, 1))

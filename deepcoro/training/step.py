@@ -95,7 +95,7 @@ def train_step(
     if not active:
         raise ValueError(f"a step needs a loss that weighs more than 0, got {dict(weights)}")
     world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-    counted = _count(loss, batches, batches[0]["mask_order"].shape[-1] - num_visible)
+    counted = _count(loss, batches, loss.num_asked(batches[0]["mask_order"].shape[-1] - num_visible))
     seeds = torch.randint(2**62, (len(batches),)).tolist()
 
     def run(number: int, visible: int | None, losses: Collection[str]) -> dict[str, Tensor]:
@@ -167,9 +167,9 @@ def compile_encoder(model: nn.Module, backend: str = "inductor") -> None:
     model.video_encoder.compile(backend=backend)  # type: ignore[operator, union-attr]
 
 
-def _count(loss: MultitaskLoss, batches: Sequence[Mapping[str, Any]], num_hidden: int) -> dict[str, Tensor]:
+def _count(loss: MultitaskLoss, batches: Sequence[Mapping[str, Any]], num_asked: int) -> dict[str, Tensor]:
     """What sums are divided by, and how many views there are, of all workers and micro-batches."""
-    counts = [loss.counts(batch, num_hidden) for batch in batches]
+    counts = [loss.counts(batch, num_asked) for batch in batches]
     valid = torch.cat([batch["valid"] for batch in batches])
     views = {
         "views": valid.sum(),

@@ -2,15 +2,17 @@
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import f1_score
 
 from deepcoro.data.tables import PreparedDataset
 from deepcoro.errors import DataError, UserError
 from deepcoro.evaluation.baselines import Constants
-from deepcoro.evaluation.evaluator import fit_baselines, measure, summarise
+from deepcoro.evaluation.evaluator import fit_baselines, measure, predict, summarise
 from deepcoro.evaluation.neighbours import Neighbours, fit_neighbours
 from deepcoro.evaluation.rows import read_rows, row_table, rows_path, write_rows
 from deepcoro.evaluation.truth import Truth
+from deepcoro.launch.metric_names import reported_metrics
 from deepcoro.reports.grammar import Finding, render_report
 from deepcoro.reports.vocabulary import SEGMENTS
 
@@ -51,6 +53,16 @@ def records_of(units, texts, seed=0, invalid=()):
 @pytest.fixture
 def config(tiny_config):
     return tiny_config("evaluation.num_resamples=50")
+
+
+def test_features_are_not_measured_as_pixels(tiny_config, tiny_model, random_batch):
+    alone = ("loss.weights.contrastive=0", "loss.weights.captioning=0")
+    for target, measured in (("pixels", True), ("ema", False)):
+        config = tiny_config(*alone, f"masked_modeling.target={target}")
+        rows = {name: value.numpy() for name, value in random_batch(config).items()}
+        found = list(predict(tiny_model(config), config, [rows], None, torch.device("cpu")))
+        assert len(found) == 4 and all(("reconstruction" in record) == measured for record in found)
+        assert ("masked_modeling/mse" in reported_metrics(config)) == measured
 
 
 def test_what_is_known_of_units(dataset, config):

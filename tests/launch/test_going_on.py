@@ -37,6 +37,10 @@ def test_what_may_change_is_listed(begun, tiny_config):
         (("training.batch_size=8",), "training.batch_size: 4 -> 8"),
         (("loss.weights.captioning=0",), "loss captioning: used -> not used"),
         (("data.filter='fps > 1'",), "data.filter: None -> fps > 1"),
+        (
+            ("masked_modeling.target=frozen", "masked_modeling.teacher=runs/x"),
+            "(?s)masked_modeling.target: pixels -> frozen.*masked_modeling.teacher: None -> runs/x",
+        ),
     ],
 )
 def test_what_the_weights_or_the_stream_hang_on_may_not(begun, tiny_config, assignments, says):
@@ -98,3 +102,17 @@ def test_weights_may_have_moved_but_not_be_others(from_weights, dataset_folder, 
 
 def test_what_only_changes_the_memory_may_change(begun, tiny_config):
     check_going_on(begun[0], tiny_config("video_encoder.checkpoint_activations=true"), begun[1])
+
+
+def test_a_teacher_may_lie_elsewhere_and_its_width_is_taken_from_the_checkpoint(
+    tiny_config, tiny_model, tmp_path, dataset_folder
+):
+    """Whether its weights are the same is asked where they are read."""
+    taught = tiny_config(
+        "masked_modeling.target=frozen", "masked_modeling.teacher=/a/run", "masked_modeling.teacher_width=36"
+    )
+    place = save_checkpoint(tmp_path, 3, tiny_model(tiny_config()), {"step": 3}, taught, "made-for-tests")
+    moved = taught.merge({"masked_modeling": {"teacher": "/b/other", "teacher_width": None}})
+    taken, changed = check_going_on(place, moved, PreparedDataset.open(dataset_folder))
+    assert taken.masked_modeling.teacher_width == 36
+    assert changed == ["  masked_modeling.teacher: /a/run -> /b/other"]

@@ -71,10 +71,10 @@ def test_positives_are_chosen_by_name():
 
 def test_counts_by_hand():
     _, batch = small_case()
-    counts = MultitaskLoss().counts(batch, num_hidden=4)
+    counts = MultitaskLoss().counts(batch, num_asked=4)
     assert {name: int(n) for name, n in counts.items()} == {"contrastive": 2, "captioning": 3, "masked_modeling": 4}
     batch["has_report"][0] = False
-    assert int(MultitaskLoss().counts(batch, num_hidden=4)["captioning"]) == 1
+    assert int(MultitaskLoss().counts(batch, num_asked=4)["captioning"]) == 1
 
 
 def test_a_loss_without_its_parts_is_left_out():

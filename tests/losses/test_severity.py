@@ -93,10 +93,10 @@ def test_rows_alike_count_as_they_would_without(kind, level):
 
 def test_what_rows_count_by_hand():
     _, batch = small_case("study")
-    counts = {a: MultitaskLoss(severity_weight=a).counts(batch, num_hidden=4)["contrastive"] for a in (0.0, 0.5)}
+    counts = {a: MultitaskLoss(severity_weight=a).counts(batch, num_asked=4)["contrastive"] for a in (0.0, 0.5)}
     assert (counts[0.0].dtype, counts[0.0].item()) == (torch.int64, 2)
     assert counts[0.5].item() == pytest.approx(1.5 + 1.35)  # of 100 and 70 percent; 35 belongs to no report
-    clips = MultitaskLoss(levels={"contrastive": "clip"}, severity_weight=0.5).counts(batch, num_hidden=4)
+    clips = MultitaskLoss(levels={"contrastive": "clip"}, severity_weight=0.5).counts(batch, num_asked=4)
     assert clips["contrastive"].item() == pytest.approx(1.4 + 1.5 + 1 + 1.35 + 1)
 
 

@@ -9,7 +9,9 @@ from transformers import BertConfig
 
 from deepcoro.config import Config
 from deepcoro.launch.estimate import empty_model, synthetic_batch
+from deepcoro.losses.multitask import MultitaskLoss
 from deepcoro.models.passes import embedding_flops, is_exact, passes, step_flops
+from deepcoro.training.teachers import Teachers
 
 ROWS, TOKENS = 2, 128
 SIZES = {
@@ -108,3 +110,25 @@ def test_accumulated_micro_batches_are_embedded_once_more(tiny_config, tiny_mode
     assert embedding_flops(tiny_config(), model, 48, 2) == 0
     alone = tiny_config("training.accumulation_steps=2", "loss.weights.contrastive=0")
     assert embedding_flops(alone, tiny_model(alone), 48, 2) == 0
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("masked_modeling.target=ema", "masked_modeling.decoder_drop=0.5", "masked_modeling.visible_weight=1"),
+        ("loss.weights.distillation=1", "distillation.local_views=3", "distillation.head_hidden_size=64"),
+    ],
+)
+def test_what_a_teacher_costs_is_what_torch_counts(tiny_config, tiny_model, more):
+    """Its forward pass over whole clips, and what the model does to match it."""
+    config = tiny_config("loss.weights.contrastive=0", "loss.weights.captioning=0", *more)
+    model = tiny_model(config).train()
+    teachers, loss = Teachers(config, model, torch.device("cpu")), MultitaskLoss.from_config(config)
+    batch, weights = synthetic_batch(config, 2, 9, torch.device("cpu")), loss.with_parts(config.loss.highest)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        teachers.teach([batch], weights)
+        torch.stack([*loss.sums(model(batch, config.num_visible), batch).values()]).sum().backward()
+    found = step_flops(passes(config, model, 9), 2)
+    plain = step_flops(passes(tiny_config("loss.weights.contrastive=0", "loss.weights.captioning=0"), model, 9), 2)
+    assert found == pytest.approx(counter.get_total_flops(), rel=0.06)
+    assert found > plain

@@ -194,6 +194,12 @@ def test_masked_modelling_alone_needs_no_text(tiny_config, tiny_model, batch_of)
     assert len(draw_pictures(tiny_model(config), config, batch, None).strips) == 4
 
 
+def test_features_are_not_drawn(tiny_config, tiny_model, batch_of, report_tokenizer):
+    config = tiny_config("masked_modeling.target=ema")
+    pictures = draw_pictures(tiny_model(config), config, batch_of(config), report_tokenizer)
+    assert pictures.strips is None and pictures.reports and pictures.similarity is not None
+
+
 def test_the_model_is_left_as_it_was(tiny_config, tiny_model, batch_of, report_tokenizer):
     config = tiny_config("captioning.dropout=0.5", "video_encoder.drop_path=0.5")
     model, batch = tiny_model(config), batch_of(config)

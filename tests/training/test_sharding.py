@@ -37,6 +37,20 @@ CASES = {
     "captions in parallel": (("captioning.parallel_share=0.5",), 1),
     "compiled": (("training.compile=true",), 1),
     "half of it frozen": (("video_encoder.freeze=0.5", "text_encoder.freeze=1"), 1),
+    "features of a teacher that follows": (
+        (
+            "masked_modeling.target=ema", "masked_modeling.teacher_momentum=0.5", "masked_modeling.loss_type=l1",
+            "masked_modeling.decoder_drop=0.4", "masked_modeling.visible_weight=0.5",
+        ),
+        2,
+    ),
+    "local views of an average, from the third step on": (
+        (
+            "loss.weights.distillation=1", "loss.start_fraction.distillation=0.2", "distillation.local_views=2",
+            "distillation.teacher_momentum=0.5", "distillation.head_hidden_size=20", "distillation.num_prototypes=15",
+        ),
+        1,
+    ),
 }  # fmt: skip
 NAMES = {2: list(CASES), 3: ["all losses"]}  # by the number of workers
 
@@ -48,10 +62,12 @@ def fresh_model(case, kind):
     from deepcoro.models.multitask import MultitaskModel
     from deepcoro.training.sharding import shard
     from deepcoro.training.step import compile_encoder
+    from deepcoro.training.teachers import Teachers
 
     config = case["config"]
     model = MultitaskModel.from_sources(config).double().train()
     model.load_state_dict(case["weights"])
+    case["teachers"] = Teachers(config, model, torch.device("cpu"))
     if kind != "one" and config.training.compile:
         compile_encoder(model, backend="eager")
     if kind == "sharded":
@@ -69,8 +85,14 @@ def take_steps(case, wrapped, optimizer, batches, steps):
     loss, scheduler = MultitaskLoss.from_config(config), LossWeightScheduler.from_config(config)
     for step in steps:
         weights = {name: weight for name, weight in scheduler.weights(step).items() if config.loss.is_used(name)}
+        weights = loss.with_parts(weights)
+        case["teachers"].teach(batches, weights)
+        loss.visible_weight = config.masked_modeling.visible_weight_at(step)
         result = train_step(wrapped, loss, optimizer, batches, weights, config.num_visible, max_grad_norm=0.5)
-        told.append(result.losses | result.grad_norms | {"all": result.grad_norm})
+        case["teachers"].update(step + 1)
+        taught = {name: torch.tensor(value) for name, value in case["teachers"].look(step + 1).items()}
+        taught.pop("masked_modeling/target_std_of_clips", None)  # of clips that are together on a worker
+        told.append(result.losses | result.grad_norms | {"all": result.grad_norm} | taught)
     return told
 
 
