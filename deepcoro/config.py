@@ -155,6 +155,11 @@ class Config(Section):
         self._check_levels()
         if self.shared_pass.enabled:
             self._check_shared_pass()
+        if self.masked_modeling.pretrained and self.video_encoder.pretrained is None:
+            raise ValueError(
+                "masked_modeling.pretrained=true takes the decoder of the run of ours that video_encoder.pretrained "
+                "names, and that is not given"
+            )
         if self.loss.is_used("distillation"):
             self.distillation.check_used(self.loss.is_used("contrastive"))
         parts = self.resources.num_workers * self.training.accumulation_steps
@@ -228,8 +233,11 @@ class Config(Section):
                 "computes all of them, with a mask token in place of the hidden ones: nothing would be saved; use "
                 "video_encoder.name=tubelet, or shared_pass.enabled=false"
             )
-        if self.loss.is_used("grounding"):
-            raise ValueError("the grounding loss asks every token, and shared_pass.enabled hides some; use one of them")
+        if masked.mask_ratio_follows == "loss" and not self.loss.is_used("masked_modeling"):
+            raise ValueError(
+                "masked_modeling.mask_ratio_follows=loss follows the masked loss, which weighs 0: give "
+                "shared_pass.mask_ratio, or a schedule"
+            )
         if part.mask_ratio is None:
             return
         if masked.mask_ratio_follows != "nothing":

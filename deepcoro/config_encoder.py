@@ -36,6 +36,7 @@ ARCHITECTURE: dict[str, Any] = {
     "final_norm": True,
     "norm_eps": 1e-5,
 }
+_STEM: dict[str, Any] = {key: ARCHITECTURE[key] for key in ("stem", "stem_width")}
 KINETICS = "kinetics400"  # names torchvision's weights of MViTv2-S
 # Backbones that exist in one architecture only.
 FIXED_ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -92,7 +93,9 @@ class VideoEncoderConfig(Section):
         of_size = ENCODER_SIZES.get(given.get("size", ""), {})
         fixed = FIXED_ARCHITECTURES.get(values.get("name", ""), {})
         if "pretrained" in given and not fixed:
-            return of_size | given
+            # A run that was described before there were stems says all the rest of its architecture.
+            known = ARCHITECTURE.keys() - _STEM.keys() <= given.keys()
+            return (_STEM if known else {}) | of_size | given
         return ARCHITECTURE | of_size | fixed | given
 
     @model_validator(mode="after")
@@ -106,6 +109,10 @@ class VideoEncoderConfig(Section):
             raise ValueError(
                 f"rotary positions need an even number of channels a head, 6 or more; width {self.width} with "
                 f"{self.num_heads} heads has not"
+            )
+        if self.stem == "convolutional" and self.name == "transformers":
+            raise ValueError(
+                "video_encoder.stem is of the tubelet encoder; name=transformers has its own: leave it out"
             )
         if self.stem == "convolutional" and None not in (self.tubelet, self.width, self.stem_width):
             stem_channels(self.tubelet, self.width, self.stem_width)  # type: ignore[arg-type]
@@ -136,7 +143,7 @@ def stem_channels(tubelet: Tubelet, width: int, stem_width: int) -> list[int]:
     """
     _, height, across = tubelet
     num_stages = round(math.log2(height))
-    if height != across or height < 4 or 2**num_stages != height:
+    if height != across or not 4 <= height <= 32 or 2**num_stages != height:
         raise ValueError(
             "video_encoder.stem=convolutional needs tubelets as high as wide, of 4, 8, 16 or 32 pixels; got "
             f"video_encoder.tubelet {list(tubelet)}"

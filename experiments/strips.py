@@ -64,6 +64,9 @@ def main(
         trained = deepcoro.load(run)
         if trained.model.masked_video_modeling is None:
             raise UserError(f"{run} was trained without masked modelling: it fills nothing in")
+        if not trained.config.measures_reconstruction:
+            target = trained.config.masked_modeling.target
+            raise UserError(f"{run} predicts features (masked_modeling.target={target}), which are no picture")
         config = masked_alone(trained.config, ratio)
         clips = {"phantom": phantom_clip(config, seed)}
         if data is not None:
@@ -75,10 +78,12 @@ def main(
 
 def masked_alone(config: Config, ratio: float | None) -> Config:
     """A run's config, as if it had masked modelling alone, at ``ratio`` where that is given."""
-    off = {"contrastive": 0.0, "captioning": 0.0}
+    off = {"contrastive": 0.0, "captioning": 0.0, "distillation": 0.0}
     masked = {"mask_ratio_follows": "nothing"} | ({} if ratio is None else {"mask_ratio": ratio})
     changes: dict[str, Any] = {
         "loss": {"weights": off | {"masked_modeling": 1.0}, "use_scheduler": False, "start_fraction": off},
+        "contrastive": {"level": None},
+        "captioning": {"level": None},
         "shared_pass": {"enabled": False, "mask_ratio": None, "unmasked_tail": 0.0},
         "masked_modeling": masked,
     }

@@ -13,7 +13,6 @@ from deepcoro.config import Config
 from deepcoro.data.augment import choose_crop, crop_and_resize, jitter_intensity, move_boxes
 from deepcoro.data.caption_tasks import TASKS, Caption, Region, choose_caption, regions_in_view
 from deepcoro.data.decode import decode_frames, local_copy
-from deepcoro.data.lesion_maps import segments_at
 from deepcoro.data.masking import Masking
 from deepcoro.data.order import generator
 from deepcoro.data.sampling import choose_views, frame_indices
@@ -40,7 +39,6 @@ class UnitReader:
         captions = config.loss.is_used("captioning")
         self._has_tasks = captions and config.captioning.tasks.in_use
         self._draws_captions = training and captions and (self._has_tasks or config.captioning.parallel_share > 0)
-        self._grounds = config.loss.is_used("grounding")
         self._captions_clips = config.needs_clip_texts and config.level("captioning") == "clip"
         # Beside texts of tasks the reports are for contrastive alone, if that compares those of the same level.
         of_level = not self._captions_clips or config.level("contrastive") == "clip"
@@ -135,9 +133,6 @@ class UnitReader:
             "view_index": np.zeros(views, np.int64),
             "boxes": np.full((views, _MAX_BOXES, 5), np.nan, np.float32),
         }
-        if self._grounds:
-            row["segments_at"] = np.zeros((views, self.config.num_tokens), np.int32)
-            row["boxes_known"] = np.zeros(views, bool)
         problems: list[str] = []
         clip_texts: list[str | None] = [None] * views
         regions: list[list[Region]] = [[] for _ in range(views)]
@@ -160,10 +155,6 @@ class UnitReader:
                 problems.append(str(error))
                 continue
             row["valid"][view] = True
-            if self._grounds:
-                row["segments_at"][view] = segments_at(regions[view], self.config.tubelet, self.config.grid)
-                boxes = video["boxes"]  # an empty list says that there is none; boxes of other frames say nothing
-                row["boxes_known"][view] = boxes is not None and (not boxes or bool(regions[view]))
             row["angles"][view] = [
                 np.nan if a is None else a for a in (video["primary_angle"], video["secondary_angle"])
             ]
@@ -199,7 +190,7 @@ class UnitReader:
         if shown:
             boxes[: len(shown), 0] = [frame for frame, _ in shown]
             boxes[: len(shown), 1:] = move_boxes(np.array([corners for _, corners in shown]), height, width, crop)
-        asked = (self._draws_captions and self._has_tasks) or self._grounds
+        asked = self._draws_captions and self._has_tasks
         return clip, boxes, regions_in_view(indices, video["boxes"] or [], height, width, crop) if asked else []
 
 

@@ -127,8 +127,6 @@ class Batch(TypedDict, total=False):
     clip_parallel: np.ndarray  # [B, V] bool
     clip_severity: np.ndarray  # [B, V] float32
     boxes: np.ndarray  # [B, V, R, 5] float32 (frame of the clip, x0, y0, x1, y1); NaN: none
-    segments_at: np.ndarray  # [B, V, N] int32, the lesions at each token (lesion_maps.py); where grounding is learnt
-    boxes_known: np.ndarray  # [B, V] bool, whether segments_at is the truth; likewise
     unit_id: np.ndarray  # [B] str
     problem: np.ndarray  # [B] str; why views could not be read, or empty
     num_lost: np.ndarray  # [B] int64, views that could not be read

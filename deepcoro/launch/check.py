@@ -34,6 +34,7 @@ from deepcoro.models.passes import passes, step_flops
 from deepcoro.models.pretrained import resolve_architecture
 from deepcoro.models.text_encoder import save_small_text_encoder
 from deepcoro.reports.grammar import Finding, render_report
+from deepcoro.training.mask_ratio import MaskRatio
 from deepcoro.training.optim import build_optimizer, parameter_groups
 from deepcoro.training.step import train_step
 from deepcoro.training.validation import run_tokenizer
@@ -219,7 +220,8 @@ class Check:
         """Every output has numbers in it that are finite."""
         with torch.no_grad():
             shares = self.config.shared_pass.enabled
-            out = self._made().eval()(self._batch(), self.config.num_visible, shared_pass=shares)
+            visible = MaskRatio(self.config).num_visible(0)
+            out = self._made().eval()(self._batch(), visible, shared_pass=shares)
         _refuse_infinite(out)
         self.out = out
         return ", ".join(f"{name} {'x'.join(map(str, v.shape))}" for name, v in out.items() if v.ndim)
@@ -246,7 +248,7 @@ class Check:
             optimizer,
             [self._batch()],
             weights,
-            self.config.num_visible,
+            MaskRatio(self.config).num_visible(0),
             precision,
             max_grad_norm=self.config.optim.max_grad_norm,
             shared_pass=self.config.shared_pass.enabled,

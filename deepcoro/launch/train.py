@@ -269,11 +269,6 @@ def resolve(config: Config, dataset: PreparedDataset, units: Units) -> Config:
             f"{'' if boxed else 'WARNING: '}{boxed} of {videos} training videos have boxes that captioning.tasks.aref "
             "and gcap can ask for; of the others they are asked for the report"
         )
-    if config.loss.is_used("grounding"):
-        boxed, videos = units.num_with_boxes(), len(units.rows)
-        if not boxed:
-            raise DataError(f"{dataset.root}: no training video has boxes; set loss.weights.grounding=0")
-        say(f"{boxed} of {videos} training videos have boxes that the grounding loss can learn from")
     return config
 
 

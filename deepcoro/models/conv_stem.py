@@ -102,13 +102,23 @@ def normalise_locally(clip: Tensor, cell: int, seen: Tensor | None = None) -> Te
     def around(cells: Tensor) -> Tensor:
         return F.avg_pool2d(cells, 3, 1, 1)  # what lies outside counts 0, in both parts of a mean
 
+    # Sums and numbers of pixels are interpolated each by itself: a cell without any has no part in its neighbours.
     share = F.avg_pool2d(torch.ones_like(clip) if seen is None else seen, cell)
-    mean = F.avg_pool2d(clip, cell) / share.clamp(min=1e-6)
-    clip = clip - spread(mean)
+    clip = clip - spread(F.avg_pool2d(clip, cell)) / spread(share).clamp(min=1e-6)
     if seen is not None:
         clip = clip * seen
-    variance = around(F.avg_pool2d(clip.square(), cell)) / around(share).clamp(min=1e-6)
-    return clip / spread(variance + _FLOOR**2).sqrt()
+    variance = spread(around(F.avg_pool2d(clip.square(), cell))) / spread(around(share)).clamp(min=1e-6)
+    return clip / (variance + _FLOOR**2).sqrt()
+
+
+def saved_values(tubelet: Tubelet, width: int, stem_width: int, num_tokens: int) -> int:
+    """Numbers that the backward pass needs of a clip of ``num_tokens``: the inputs of convolutions, norms and GELUs."""
+    places = num_tokens * tubelet[1] * tubelet[2]
+    total = places * tubelet[0]
+    for stage, channels in enumerate(stem_channels(tubelet, width, stem_width)):
+        places //= 4
+        total += places * channels * (3 if stage == 0 else 6)
+    return total
 
 
 def multiply_adds(tubelet: Tubelet, width: int, stem_width: int, num_tokens: int) -> int:

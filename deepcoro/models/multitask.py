@@ -31,9 +31,6 @@ from deepcoro.models.pretrained import load_pretrained, own_description, resolve
 from deepcoro.models.study_pooling import StudyPooling, ViewEmbedding, drop_views
 from deepcoro.models.text_encoder import TextEncoder
 from deepcoro.models.video_encoder import patchify
-from deepcoro.reports.vocabulary import SEGMENTS
-
-_RARE = -5.0  # logit of a lesion at a token, where grounding begins
 
 
 class MultitaskModel(nn.Module):
@@ -69,7 +66,6 @@ class MultitaskModel(nn.Module):
         assert width is not None
         self.view_embedding = self.study_pooling = self.video_projection = None
         self.text_encoder = self.text_projection = self.captioning_decoder = self.masked_video_modeling = None
-        self.grounding_head = None
         self.distillation = DistillationStudent(config) if loss.is_used("distillation") else None
         learns_locally = self.distillation is not None and self.distillation.head is not None
         study = config.study_pooling
@@ -104,9 +100,6 @@ class MultitaskModel(nn.Module):
                 dropout=part.dropout,
                 parallel=part.parallel_share > 0,
             )
-        if loss.is_used("grounding"):
-            self.grounding_head = nn.Linear(width, len(SEGMENTS))
-            nn.init.constant_(self.grounding_head.bias, _RARE)
         if hasattr(self.video_encoder, "prepare_masking") and (learns_locally or loss.is_used("masked_modeling")):
             self.video_encoder.prepare_masking()  # type: ignore[operator]
         if loss.is_used("masked_modeling"):
@@ -143,7 +136,7 @@ class MultitaskModel(nn.Module):
         Returns, where their loss is in use: ``video_embedding`` and ``text_embedding`` [R, E] of length 1,
             ``logit_scale``, ``logit_bias``; ``caption_logits`` [R, L-1, vocabulary], or in training mode
             ``caption_hidden`` [R, L-1, width of the decoder] and ``caption_weight`` [vocabulary, that width] whose
-            product they are; ``grounding_logits`` [B*V, N, segments]; ``prediction`` and ``target`` [B*V, M, P], in
+            product they are; ``prediction`` and ``target`` [B*V, M, P], in
             training mode of the hidden tokens that are asked for, and ``visible_prediction`` and ``visible_target``
             [B*V, K, P] where those are predicted too. With ``num_visible`` None the masked pass is left out; with
             ``shared_pass`` it is the only one: embeddings are pooled from the ``num_visible`` tokens that each clip
@@ -158,13 +151,12 @@ class MultitaskModel(nn.Module):
             raise ValueError("a shared pass is a masked one, and needs num_visible")
         out: dict[str, Tensor] = {}
         config = self.config
-        contrasts, captions, reconstructs, grounds, distils = (
+        contrasts, captions, reconstructs, distils = (
             part is not None and (losses is None or name in losses)
             for name, part in (
                 ("contrastive", self.video_projection),
                 ("captioning", self.captioning_decoder),
                 ("masked_modeling", self.masked_video_modeling),
-                ("grounding", self.grounding_head),
                 ("distillation", self.distillation),
             )
         )
@@ -174,7 +166,7 @@ class MultitaskModel(nn.Module):
             # Of a box task the box may lie where nothing is shown: its place is then to be told from what is around it,
             # as a hidden token is to be filled in. Boxes are not left out for it: which of them remained would tell.
             shown = self.video_encoder(clip, batch["mask_order"].flatten(0, 1)[:, :num_visible])
-        if embeds or captions or grounds:
+        if embeds or captions:
             tokens, views_at = self.video_encoder(clip) if shown is None else shown, self.views_at(batch)
             valid = {"clip": batch["valid"], "study": batch["valid"]}
             if self.training and config.study_pooling.view_dropout > 0:
@@ -205,10 +197,6 @@ class MultitaskModel(nn.Module):
                     out["caption_weight"] = _as_output(self.captioning_decoder.output_weight)
                 else:
                     out["caption_logits"] = self.captioning_decoder(words, memory, mask, num_parallel=parallel)
-            if grounds:
-                assert self.grounding_head is not None
-                on_grid = tokens[:, self.video_encoder.num_prefix_tokens :]  # type: ignore[misc]
-                out["grounding_logits"] = full_precision(self.grounding_head(on_grid))
         if reconstructs and num_visible is not None:
             out |= self.masked_pass(clip, batch, num_visible, shown)
         if self.distillation is not None and self.distillation.head is not None and distils:

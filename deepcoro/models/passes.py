@@ -16,7 +16,7 @@ from typing import Any
 
 from deepcoro.config import Config
 from deepcoro.config_masking import num_asked
-from deepcoro.models.conv_stem import multiply_adds
+from deepcoro.models.conv_stem import multiply_adds, saved_values
 from deepcoro.models.multitask import MultitaskModel
 from deepcoro.models.video_teacher import teacher_config
 
@@ -33,6 +33,7 @@ class Pass:
         clips: how often it runs for the row, each time by itself.
         memory, memory_width: m and width of what it attends to besides its own tokens.
         outside: multiply-adds of the layers before and after its blocks, a row.
+        kept_outside: numbers that the backward pass needs of these, where they are many.
         vocabulary: V, where its output is a choice among words.
         chunk_size: tokens for which that choice is computed at once.
         looks: for each attention of a block, how many tokens each one looks at; empty: one attention, at all n.
@@ -49,6 +50,7 @@ class Pass:
     memory: int = 0
     memory_width: int = 0
     outside: int = 0
+    kept_outside: int = 0
     vocabulary: int = 0
     chunk_size: int = 0
     looks: tuple[int, ...] = ()
@@ -89,7 +91,8 @@ class Pass:
             block += 5 * n * d + 2 * m * d
         trained = self.layers - self.frozen
         of_blocks = trained * n * d + min(1, trained) * block if self.computed_again else trained * block
-        return float(self.clips * (of_blocks + (n * d if self.vocabulary else 0)))
+        outside = 0 if self.frozen else self.kept_outside
+        return float(self.clips * (of_blocks + outside + (n * d if self.vocabulary else 0)))
 
     def loss_values(self, rows: int) -> float:
         """Numbers that the choice among words needs besides, on ``rows``: the gradient of the output weight, and two
@@ -145,6 +148,7 @@ def passes(
             c + shown,
             views,
             outside=multiply_adds(tubelet, d, encoder.stem_width or 0, n) if stem else shown * pixels * d,
+            kept_outside=saved_values(tubelet, d, encoder.stem_width or 0, n) if stem else 0,
             looks=(along, c + across) if encoder.attention == "divided" else (),
             frozen=round(encoder.freeze * (encoder.depth or 0)),
             computed_again=encoder.checkpoint_activations,

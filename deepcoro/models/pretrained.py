@@ -57,7 +57,7 @@ def _resolve_encoder(config: Config) -> Config:
             return config
         raise
     _compare(part, found)
-    found = ARCHITECTURE | found
+    found = ARCHITECTURE | {key: value for key, value in found.items() if value is not None}
     missing = {key: value for key, value in found.items() if getattr(part, key) is None and value is not None}
     return config.merge({"video_encoder": missing}) if missing else config
 
@@ -239,9 +239,12 @@ def _load_masked_decoder(model: MultitaskModel, source: str | None) -> list[str]
         for name in sorted(shapes[0] | shapes[1])
         if shapes[0].get(name) != shapes[1].get(name)
     ]
-    for key in ("decoder_heads", "norm_predict_loss"):  # which no shape tells
+    for key in ("decoder_heads", "norm_predict_loss", "mask_token_learnable"):  # which no shape tells
         if getattr(part, key) != getattr(masked, key):
             different.append(f"{key} (expected {getattr(part, key)}, received {getattr(masked, key)})")
+    here, there = (model.pixel_mean.item(), model.pixel_std.item()), own_weights(checkpoint)[1:3]
+    if not part.norm_predict_loss and here != there:  # normalised predictions do not know of grey levels
+        different.append(f"data.pixel_mean and pixel_std (expected {here}, received {there})")
     if different:
         raise ConfigError(
             f"masked_modeling.pretrained: the decoder of {checkpoint} does not fit; it has decoder_hidden_size "

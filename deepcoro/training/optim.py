@@ -40,7 +40,6 @@ def parameter_groups(model: MultitaskModel, optim: OptimConfig) -> list[dict[str
         "view_embedding": "video",
         "study_pooling": "video",
         "video_projection": "video",
-        "grounding_head": "video",
         "text_projection": "video",
         "text_encoder": "text",
         "captioning_decoder": "captioning",

@@ -6,7 +6,6 @@ import pytest
 from deepcoro.data.masking import STRATEGIES, Masking
 from deepcoro.data.reader import UnitReader
 from deepcoro.data.tables import PreparedDataset
-from deepcoro.reports.vocabulary import SEGMENTS
 
 
 @pytest.fixture(scope="module")
@@ -203,26 +202,6 @@ def test_boxes_lie_on_the_frames_of_the_clip(make_dataset, tmp_path, tiny_config
     found = reader.read(np.array([0]), np.array([0]))["boxes"][0, 0]  # the clip has frames 8, 10, 12, 14
     assert np.allclose(found[:2], [[1, 0.25, 0.25, 0.5, 0.75], [3, 0.25, 0.25, 0.5, 0.75]])
     assert np.isnan(found[2:]).all()
-
-
-def test_what_grounding_learns_is_where_boxes_are_and_whether_they_are_known(make_dataset, tmp_path, tiny_config):
-    corners = {"x0": 0.3, "y0": 0.3, "x1": 0.45, "y1": 0.9}
-    shown = [{"segment": "d1", "frame": frame, **corners} for frame in (10, 14)]
-    elsewhere = [{"segment": "d1", "frame": 11, **corners}]
-    videos = [{"study_id": "a", "boxes": boxes} for boxes in (shown, elsewhere, [], None)]
-    folder = make_dataset(tmp_path, [{"study_id": "a"}], videos)
-    config = tiny_config("loss.weights.grounding=1")
-    reader = UnitReader(config, PreparedDataset.open(folder).units("train"), None, training=False)
-    batch = reader.read(np.arange(4), np.arange(4))
-    assert batch["boxes_known"].tolist() == [[True], [False], [True], [False]]
-    times, height, width = config.grid
-    wanted = np.zeros(config.grid, np.int32)
-    for time in (1 // config.tubelet[0], 3 // config.tubelet[0]):  # the clip has frames 8, 10, 12, 14
-        wanted[time, int(0.3 * height) : -int(-0.9 * height // 1), int(0.3 * width) : -int(-0.45 * width // 1)] = (
-            1 << SEGMENTS.index("d1")
-        )
-    assert (batch["segments_at"][:, 0] == [wanted.ravel(), *3 * [np.zeros(times * height * width)]]).all()
-    assert "segments_at" not in UnitReader(tiny_config(), reader.units, None, training=False).read(*2 * [np.arange(1)])
 
 
 def test_a_uri_with_a_scheme_and_an_absolute_path_are_read(make_dataset, tmp_path, tiny_config):

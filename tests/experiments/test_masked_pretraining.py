@@ -111,7 +111,13 @@ def test_where_masked_modelling_is_not_used_it_is_left_out(pretrained, tiny_conf
         ),
         ((), ("masked_modeling.decoder_layers=2",), r"blocks.1.* \(expected \(48, 24\), received none\)"),
         ((), ("masked_modeling.decoder_heads=4",), r"what differs: decoder_heads \(expected 4, received 2\)"),
-        ((), ("video_encoder.pretrained=null",), "and video_encoder.pretrained is not given"),
+        ((), ("masked_modeling.mask_token_learnable=false",), "mask_token_learnable .expected False, received True"),
+        (
+            ("masked_modeling.norm_predict_loss=false",),
+            ("masked_modeling.norm_predict_loss=false", "data.pixel_std=20"),
+            r"pixel_std \(expected \(.*, 20.0\), received",
+        ),
+        ((), ("video_encoder.pretrained=null",), "video_encoder.pretrained names, and that is not given"),
     ],
 )
 def test_another_decoder_is_refused_with_its_numbers(pretrained, tiny_config, of_run, asked, said):

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from deepcoro.config import Config
 from deepcoro.errors import ConfigError
-from deepcoro.models.conv_stem import ConvStem, multiply_adds, normalise_locally
+from deepcoro.models.conv_stem import ConvStem, multiply_adds, normalise_locally, saved_values
 from deepcoro.models.layers import gather_tokens
 from deepcoro.models.video_encoder import VideoEncoder
 
@@ -86,6 +86,43 @@ def test_a_still_background_is_taken_out_and_its_contrast_with_it():
     assert flat.abs().max() < 1e-9
 
 
+def test_what_is_hidden_makes_no_edges_in_what_is_seen():
+    flat, order = torch.full((2, 4, 32, 32), 1.5, dtype=torch.float64), orders()
+    seen = make_stem()._seen(flat, order[:, :16])
+    assert normalise_locally(flat * seen, 4, seen).abs().max() < 1e-9
+    # A slope with noise looks nearly the same, whatever else is hidden.
+    rows, columns = np.mgrid[0:32, 0:32]
+    noise = np.random.default_rng(0).normal(size=(2, 4, 32, 32))
+    slope = torch.from_numpy(rows / 4 + columns / 8 + noise)
+    whole = normalise_locally(slope, 4)
+    found = normalise_locally(slope * seen, 4, seen)
+    at = seen.bool()
+    assert np.corrcoef(whole[at].numpy(), found[at].numpy())[0, 1] > 0.85
+    assert (found[~at] == 0).all()
+
+
+def test_what_the_backward_pass_keeps_is_counted():
+    stem, clip = ConvStem((2, 16, 16), 48, 16), torch.randn(1, 4, 64, 64)
+    kept = {}
+
+    def pack(tensor):
+        if tensor.data_ptr() not in {p.data_ptr() for p in stem.parameters()}:
+            kept[tensor.data_ptr()] = tensor.numel()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        stem(clip).sum().backward()
+    assert 0.6 < saved_values((2, 16, 16), 48, 16, 32) / sum(kept.values()) < 1.5
+
+
+def test_a_run_that_was_described_before_there_were_stems_has_the_linear_one():
+    part = Config().video_encoder.model_dump()
+    before = {key: value for key, value in part.items() if not key.startswith("stem")} | {"pretrained": "some/run"}
+    found = Config(video_encoder=before).video_encoder
+    assert (found.stem, found.stem_width, found.is_resolved) == ("linear", 32, True)
+    assert Config(video_encoder={"pretrained": "some/run"}).video_encoder.stem is None  # its source says
+
+
 def test_an_encoder_with_it_shows_and_hides_as_the_linear_one():
     torch.manual_seed(0)
     encoder = VideoEncoder(4, 32, TUBELET, 24, 2, 2, stem="convolutional", stem_width=8).double().eval()
@@ -114,6 +151,7 @@ def test_its_multiply_adds_are_those_that_torch_counts():
     [
         ({"tubelet": [2, 8, 16]}, r"as high as wide.*\[2, 8, 16\]"),
         ({"tubelet": [2, 14, 14]}, r"4, 8, 16 or 32.*\[2, 14, 14\]"),
+        ({"tubelet": [2, 64, 64]}, r"4, 8, 16 or 32.*\[2, 64, 64\]"),
         ({"stem_width": 12}, "divisible by 8.*stem_width 12"),
     ],
 )
