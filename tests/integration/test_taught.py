@@ -13,7 +13,7 @@ from deepcoro.errors import CheckpointError
 from deepcoro.launch.evaluate import evaluate
 from deepcoro.launch.train import train
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 TAUGHT = (
     "name=taught", "resources.num_workers=2", "masked_modeling.target=ema", "masked_modeling.teacher_momentum=0.9",
     "masked_modeling.loss_type=l1", "masked_modeling.decoder_drop=0.5", "masked_modeling.visible_weight=0.5",
