@@ -45,6 +45,7 @@ def draws_differ(one: SweepSpace, other: SweepSpace) -> bool:
 
 
 def _draws(space: SweepSpace) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     found = []
     for _ in range(_DRAWS):

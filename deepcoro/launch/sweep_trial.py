@@ -86,11 +86,12 @@ def told_error(error: Exception) -> str:
     kind = type(error).__name__
     if isinstance(error, DeepCoroError):
         return f"{kind}: {error}"
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = traceback.extract_tb(error.__traceback__)  # none of a cause that came from another process
     place = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else "an unknown place"
     if isinstance(error, OSError) and error.strerror:
         return f"{kind}: {error.strerror} (at {place})"
-    if type(error).__module__.startswith(_TELLING) or any(f"/{name}/" in frames[-1].filename for name in _TELLING):
+    inside = frames[-1].filename if frames else ""
+    if type(error).__module__.startswith(_TELLING) or any(f"/{name}/" in inside for name in _TELLING):
         return f"{kind}: {str(error).splitlines()[0] if str(error) else ''} (at {place})"
     return f"{kind} at {place}; {TRACE_FILE} of its run has the message"
 

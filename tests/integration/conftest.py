@@ -10,7 +10,6 @@ from deepcoro.config import Config
 from deepcoro.data.reader import UnitReader
 from deepcoro.data.tables import PreparedDataset
 from deepcoro.models.text_encoder import save_small_text_encoder
-from tests.conftest import LEFT, RIGHT
 from tests.integration.sweeping import SPACE
 
 
@@ -105,8 +104,9 @@ def tiny_sweep(make_dataset, tiny_config, tmp_path_factory):
     data = tmp_path_factory.mktemp("data")
     studies, videos = [], []
     for number in range(16):
-        side, finding = ("left", LEFT) if number % 2 else ("right", RIGHT)
-        told = {"dominance": "right", "findings": [finding | {"stenosis": 50 + 5 * (number // 2)}]}
+        side, segment = ("left", "prox_lad") if number % 2 else ("right", "mid_rca")
+        finding = {"segment": segment, "stenosis": 50 + 5 * (number // 2), "occlusion": "none"}
+        told = {"dominance": "right", "findings": [finding]}
         split = "train" if number < 12 else "val"
         studies.append({"study_id": f"s{number}", "split": split, **told})
         videos.append({"video_id": f"v{number}", "study_id": f"s{number}", "coronary_tree": side})

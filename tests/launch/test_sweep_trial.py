@@ -133,6 +133,7 @@ def test_errors_tell_what_cannot_hold_data_of_patients(tmp_path):
     )
     assert "Smith" not in caught(lambda: (tmp_path / "Smith").read_text())
     assert "Smith" not in caught(lambda: int("Smith"))
+    assert told_error(ValueError("Smith")).startswith("ValueError at an unknown place;")  # out of another process
 
 
 @pytest.fixture
