@@ -163,7 +163,7 @@ def test_each_way_to_end_and_a_kill_are_kept_there(sweep, postgres):
     trials = stored(postgres, "kept")
     states = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, *[TrialState.COMPLETE] * 3]
     assert [trial.state for trial in trials] == states
-    assert [trial.value for trial in trials[:4]] == [0.5, None, None, 0.625]
+    assert [trial.value for trial in trials[:4]] == [0.5, 0.125, None, 0.625]  # of a pruned one, the last
     assert trials[0].intermediate_values == {50: 0.25, 100: 0.5} and trials[1].intermediate_values == {50: 0.125}
     assert trials[2].user_attrs["error"] == "TrainingError: not finite"
 
