@@ -56,7 +56,7 @@ def test_trials_run_at_once_and_one_that_fails_does_not_end_the_sweep(small_conf
     interval = read_intervals(folder / "trials" / first.user_attrs["run"], 6)[MRR]
     assert interval["low"] <= first.value <= interval["high"] and "baseline" in interval
     assert not list(folder.rglob("*test*"))  # nothing has looked at the test patients
-    again = train(Config.load(folder / "best.yaml").override(["training.num_steps=1"]))
+    again = train(Config.load(folder / "best.yaml").override(["training.num_steps=3"]))
     assert again == tmp_path / "runs" / "s-best" and list((again / "checkpoints").iterdir())
 
     confirm(folder, 1, max_concurrent=2)
