@@ -47,7 +47,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="Objective instead of the space's OBJECTIVES; more than once for several.",
     ),
     click.option("--max-concurrent", type=click.IntRange(min=1), help="Trials at once.  [default: as many as fit]"),
-    click.option("--time-budget", callback=_seconds, metavar="8h", help="No trial goes on after that."),
+    click.option("--time-budget", callback=_seconds, metavar="8h", help="No trial goes on after that, until --resume."),
     click.option("--seed", type=click.IntRange(min=0), help="Of the search.  [default: 0]"),
     click.option(
         "--sampler",

@@ -300,3 +300,31 @@ def test_a_dataset_prepared_anew_is_refused(files, begun, nothing_starts, make_d
     only_train = make_dataset(tmp_path / "other", studies[:1], [{"study_id": "train"}])
     with pytest.raises(DataError, match="has no validation patients, by whom trials are judged"):
         sweep(replace(again, config=begun.config.merge({"data": {"path": only_train}})))
+
+
+@pytest.mark.parametrize(("budget", "when"), [(1e-9, "the time was up"), (3600.0, "the sweep was stopped")])
+def test_trials_that_ran_when_the_time_was_up_are_told_of(
+    files, asked, nothing_starts, dataset_folder, monkeypatch, capsys, budget, when
+):
+    from deepcoro.launch import search
+    from deepcoro.launch.sweep_results import read_study
+
+    class LetsGo:  # as Tune does when the time is up: the searcher is told of the first trial alone
+        def __init__(self, asked, searcher, *_):
+            self.searcher = searcher
+
+        def fit(self):
+            for name in "ab":
+                self.searcher.suggest(name)
+            self.searcher.on_trial_complete("a", {"step": 10000, "captioning/finding_f1": 0.5})
+            self.searcher.on_trial_result("b", {"step": 1000, "captioning/finding_f1": 0.1})
+
+    run(*files, "--metric", "captioning/finding_f1", f"data.path={dataset_folder}")
+    reached = {"trial_0001": search.Left({1000: {"captioning/finding_f1": 0.1}})}
+    monkeypatch.setattr("deepcoro.launch.sweep._tuner", LetsGo)
+    monkeypatch.setattr("deepcoro.launch.sweep.left_behind", lambda _, name: reached.get(name, search.Left({})))
+    folder = sweep(replace(asked[0], time_budget=budget))
+    said = capsys.readouterr().err
+    assert f"trial_0001 was running when {when}: it stands at step 1000, and --resume goes on with it" in said
+    assert "1 of 12 trials are done" in said
+    assert [trial.state.name for trial in read_study(folder).trials] == ["COMPLETE", "RUNNING"]

@@ -170,7 +170,9 @@ def sweep(asked: Sweep) -> Path:
             say(f"{run} was running when the sweep was killed: {what}")
         say(f"{folder}: {num_ended(study)} of {asked.num_trials} trials done; {line}")
         if num_ended(study) < asked.num_trials and not searcher.gave_up:
+            began = time.monotonic()
             _tuner(asked, searcher, trials, number).fit()
+            _say_cut(asked, searcher, time.monotonic() - began)
             shutil.rmtree(folder / _TUNES, ignore_errors=True)  # nobody reads it again
         end_sweep(study, folder, asked.config, about)
         _say_end(asked, study, searcher)
@@ -248,6 +250,16 @@ def _wait_for_orphans(study: optuna.Study, trials: Path) -> None:
     for run in [trials / run_of(trial) for trial in running]:
         while run.exists() and is_running(run) and time.monotonic() < give_up:
             time.sleep(0.1)
+
+
+def _say_cut(asked: Sweep, searcher: OptunaAskTell, seconds: float) -> None:
+    """Settle the trials that Tune let go of, of which it tells the searcher nothing."""
+    up = asked.time_budget is not None and seconds >= asked.time_budget
+    when = "when the time was up" if up else "when the sweep was stopped"
+    for run, what in searcher.take_over().items():
+        last = max(searcher.left(run).results, default=0)
+        what = f"it stands at step {last}, and --resume goes on with it" if what == "goes on" else what
+        say(f"{run} was running {when}: {what}")
 
 
 def _say_end(asked: Sweep, study: optuna.Study, searcher: OptunaAskTell) -> None:
