@@ -129,7 +129,7 @@ def sweep(
     else:
         asked = _resumed(resume, experiment, assignments, overlay, space_file, metrics, given)
     if dry:
-        _dry_run(asked)
+        _dry_run(asked, confirm)
         return
     folder = run_all(asked)
     if confirm is not None:
@@ -214,7 +214,7 @@ def with_metrics(space: SweepSpace, metrics: Sequence[str]) -> SweepSpace:
     return replace(space, objectives=chosen) if chosen else space
 
 
-def _dry_run(asked: Sweep) -> None:
+def _dry_run(asked: Sweep, confirm: int | None) -> None:
     from deepcoro.launch.dry_run import seconds_of_run
     from deepcoro.launch.resources import set_environment, start_ray
     from deepcoro.launch.sweep import describe_sweep
@@ -226,7 +226,7 @@ def _dry_run(asked: Sweep) -> None:
     except UserError as error:  # such as a dataset that is not there; the rest is told all the same
         problem = error
     start_ray()
-    click.echo("\n".join(describe_sweep(asked, one)))
+    click.echo("\n".join(describe_sweep(asked, one, confirm)))
     click.echo("it would NOT start" if problem else "it would start")
     if problem is not None:
         raise problem

@@ -15,6 +15,7 @@ from deepcoro.launch.space import contains, load_space, with_fields
 from deepcoro.launch.space_check import check_space
 
 SPACES = sorted((Path(__file__).parents[2] / "tune_spaces").glob("*.py"))
+F1_NAME, MOTION = "captioning/finding_f1", "masked_modeling.strategy=motion"
 F1 = 'OBJECTIVES = {"captioning/finding_f1": "max"}'
 
 
@@ -96,6 +97,16 @@ def test_what_is_no_file_objective_or_start(space, tmp_path):
         space(good, "START = {}")
 
 
+def test_keys_that_are_no_names(space):
+    good = 'SPACE = {"optim.lr": tune.loguniform(1e-5, 1e-3)}'
+    with pytest.raises(ConfigError, match="SPACE has the key 3, and keys must be names in quotes"):
+        space("SPACE = {3: tune.uniform(0, 1)}")
+    with pytest.raises(ConfigError, match="OBJECTIVES has the key None"):
+        space(good, 'OBJECTIVES = {None: "max"}')
+    with pytest.raises(ConfigError, match="START point 2 has the key 1"):
+        space(good, 'START = [{"optim.lr": 1e-4}, {1: 1e-4}]')
+
+
 def test_an_unknown_field_names_the_nearest(space):
     text = refused(space('SPACE = {"loss.weights.captoning": tune.uniform(0, 1)}'))
     assert "'loss.weights.captoning'" in text and "'loss.weights.captioning'" in text
@@ -140,6 +151,28 @@ def test_an_objective_that_an_easier_task_gains_is_refused(space):
     )
 
 
+@pytest.mark.parametrize(
+    ("metric", "field", "domain", "more"),
+    [
+        ("masked_modeling/pixel_mse", "data.frame_size", "choice([160, 224])", []),
+        ("masked_modeling/mse", "data.num_frames", "choice([8, 16])", []),
+        ("masked_modeling/mse", "data.sample_fps", "uniform(5, 15)", []),
+        ("masked_modeling/mse", "masked_modeling.motion_temperature", "uniform(0.5, 2)", [MOTION]),
+        ("retrieval/report_to_video/mrr", "contrastive.level", "choice(['clip', 'study'])", ["data.unit=study"]),
+        ("retrieval/report_to_video/mrr", "data.max_text_length", "choice([64, 512])", []),
+        ("captioning/finding_f1", "captioning.level", "choice(['clip', 'study'])", ["data.unit=study"]),
+        ("grounding/hit_rate", "data.num_frames", "choice([8, 16])", ["captioning.tasks.aref=1"]),
+    ],
+)
+def test_what_is_measured_with_a_field_of_the_trial_is_no_objective_beside_it(space, metric, field, domain, more):
+    config = Config().override(more)
+    searched = f'SPACE = {{"{field}": tune.{domain}}}'
+    text = refused(space(searched, f'OBJECTIVES = {{"{metric}": "max"}}'), config)
+    assert f"the trial's own {field}, which are searched" in text
+    other = F1_NAME if metric != F1_NAME else "retrieval/report_to_video/mrr"
+    check_space(space(searched, f'OBJECTIVES = {{"{other}": "max"}}'), config)
+
+
 def test_a_metric_that_nobody_reports_names_the_nearest(space):
     rate = 'SPACE = {"optim.lr": tune.uniform(1e-5, 1e-4)}'
     assert "nearest metric of this run is 'captioning/finding_f1'" in refused(
@@ -155,6 +188,58 @@ def test_a_metric_that_nobody_reports_names_the_nearest(space):
 def test_what_is_measured_is_not_searched(space, field):
     value = 7 if field == "evaluation.max_units" else "'a'" if field != "data.filter" else "'video_id != \"a\"'"
     assert f"{field} cannot be searched" in refused(space(f'SPACE = {{"{field}": tune.choice([{value}])}}'))
+
+
+@pytest.mark.parametrize(
+    ("field", "domain", "message"),
+    [
+        ("resources.num_workers", "choice([1, 2])", "counted once, before the first begins"),
+        ("resources.cpus_per_worker", "uniform(0.5, 1)", "counted once, before the first begins"),
+        ("training.evaluate_every", "choice([100, 1000])", "measured on the same patients in the same way"),
+        ("training.best_metric", 'choice(["captioning/finding_f1"])', "measured on the same patients in the same way"),
+    ],
+)
+def test_what_a_trial_takes_and_when_it_is_measured_are_not_searched(space, field, domain, message):
+    text = refused(space(f'SPACE = {{"{field}": tune.{domain}}}'))
+    assert f"{field} cannot be searched" in text and message in text
+
+
+def test_trials_of_different_length_are_not_stopped_by_comparison(space):
+    steps = space('SPACE = {"training.num_steps": tune.choice([5000, 10000])}')
+    check_space(steps, Config())
+    for stopping in ("asha", "median"):
+        with pytest.raises(ConfigError, match=f"training.num_steps cannot be searched with --stop {stopping}"):
+            check_space(steps, Config(), stopping)
+
+
+@pytest.mark.parametrize(
+    ("field", "idle", "read"),
+    [
+        ("optim.mvm_lr", ["loss.weights.masked_modeling=0"], []),
+        ("masked_modeling.decoder_drop", ["loss.weights.masked_modeling=0"], ["shared_pass.enabled=true"]),
+        ("optim.captioning_lr", ["loss.weights.captioning=0"], []),
+        ("optim.text_lr", ["loss.weights.contrastive=0"], []),
+        ("distillation.teacher_momentum", [], ["loss.weights.distillation=1", "distillation.local_views=2"]),
+        ("masked_modeling.mask_ratio", ["masked_modeling.mask_ratio_follows=schedule"], []),
+        ("masked_modeling.motion_floor", [], ["masked_modeling.strategy=motion"]),
+        ("optim.milestone_factor", [], ["optim.schedule=step"]),
+    ],
+)
+def test_what_nothing_reads_is_not_searched(space, field, idle, read):
+    objective = 'OBJECTIVES = {"data/valid_share": "max"}'
+    searched = space(f'SPACE = {{"{field}": tune.uniform(0.5, 0.6)}}', objective)
+    assert f"{field} is without effect: it is read with" in refused(searched, Config().override(idle))
+    check_space(searched, Config().override(read))
+
+
+def test_what_some_trials_read_is_searched(space):
+    both = space(
+        'SPACE = {"loss.weights.masked_modeling": tune.choice([0.0, 0.1]), "optim.mvm_lr": tune.uniform(1e-5, 1e-4)}'
+    )
+    check_space(both, Config().override(["loss.weights.masked_modeling=0"]))
+    never = '"loss.weights.masked_modeling": tune.choice([0.0])'
+    fixed = space(f'SPACE = {{{never}, "optim.mvm_lr": tune.uniform(1e-5, 1e-4)}}')
+    assert "optim.mvm_lr is without effect" in refused(fixed)  # whatever the config's own weight
 
 
 def test_a_weight_that_the_schedule_overrules_is_refused(space):
