@@ -7,12 +7,16 @@ import optuna
 import pytest
 
 from deepcoro.config import Config
+from deepcoro.data.reader import UnitReader
 from deepcoro.data.tables import PreparedDataset
 from deepcoro.errors import ConfigError
-from deepcoro.evaluation.evaluator import measure
+from deepcoro.evaluation.evaluator import fit_baselines, measure
+from deepcoro.evaluation.looking import Looked
+from deepcoro.evaluation.shown import shown_lesions
 from deepcoro.launch.metric_names import reported_metrics
 from deepcoro.launch.space import contains, load_space, with_fields
 from deepcoro.launch.space_check import check_space
+from deepcoro.reports.vocabulary import SEGMENTS
 
 SPACES = sorted((Path(__file__).parents[2] / "tune_spaces").glob("*.py"))
 F1_NAME, MOTION = "captioning/finding_f1", "masked_modeling.strategy=motion"
@@ -292,44 +296,82 @@ def test_what_a_value_is_held_against():
     assert contains(whole, 24) and not contains(whole, 20) and not contains(whole, 16.5) and not contains(whole, True)
 
 
-@pytest.mark.parametrize("unit", ["video", "study"])
-def test_what_an_evaluation_reports_is_known_before(unit, make_dataset, tmp_path, tiny_config):
-    """The reference is an evaluation itself, of records of random embeddings and of true texts."""
-    finding = [
-        {"segment": "prox_lad", "stenosis": 80, "occlusion": "none", "calcification": "severe", "thrombus": True},
-        {"segment": "left_main", "stenosis": 75, "occlusion": "none", "stent": True, "ifr": 0.8},
-        {"segment": "mid_rca", "stenosis": 100, "occlusion": "cto"},
-    ]
+TASKS = ("captioning.tasks.aref=1",)
+OF_CLIPS = ("data.unit=study", "contrastive.level=clip", "captioning.level=clip")
+
+
+@pytest.fixture(scope="module")
+def all_told(make_dataset, tmp_path_factory):
+    """Patients of whom all is told that a metric asks for: each sign, each segment diseased in some and well in others,
+    a box, and free reports, of which one cannot be read and one says the dominance."""
+    signs = {"calcification": "severe", "thrombus": True, "stent": True, "in_stent_restenosis": 80}
     studies = [
-        {"study_id": f"s{n}", "split": "val", "dominance": "right", "findings": finding[: n % 4]} for n in range(12)
-    ]
-    videos = [
         {
-            "video_id": f"v{n}",
-            "study_id": f"s{n // 2}",
-            "coronary_tree": ("left", "right")[n % 2],
-            "uri": "videos/one.avi",
+            "study_id": f"{split}{n}",
+            "split": split,
+            "dominance": ("right", "left")[n // 2 % 2],
+            "findings": [
+                {"segment": segment, "stenosis": 80, "occlusion": "none", "ifr": 0.8} | signs for segment in ill
+            ]
+            + ([] if n % 2 else [{"segment": "mid_rca", "stenosis": 100, "occlusion": "cto"}]),
         }
-        for n in range(24)
+        for split in ("train", "val")
+        for n in range(12)
+        for ill in [[] if n % 2 else [segment for segment in SEGMENTS if segment != "mid_rca"]]
     ]
-    units = PreparedDataset.open(make_dataset(tmp_path, studies, videos)).units("val", unit)
-    config = tiny_config(f"data.unit={unit}", "evaluation.num_resamples=10")
-    chance = np.random.default_rng(0)
+    reports = ("Nothing to see here.", "Right dominance. Left coronary tree. Proximal LAD: 80% stenosis (severe).")
+    studies += [{"study_id": f"free{n}", "split": "val", "report": report} for n, report in enumerate(reports)]
+    place = {"segment": "prox_lad", "x0": 0.25, "y0": 0.25, "x1": 0.75, "y1": 0.75}
+    videos = [
+        {"study_id": study["study_id"], "coronary_tree": tree, "uri": "videos/one.avi"}
+        | {"boxes": [place | {"frame": frame} for frame in range(24)] if tree == "left" else None}
+        for study in studies
+        for tree in ("left", "right")
+    ]
+    return PreparedDataset.open(make_dataset(tmp_path_factory.mktemp("told"), studies, videos))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        TASKS,
+        ("evaluation.grounding=true", "evaluation.finding_probabilities=always"),
+        ("data.unit=study", "evaluation.finding_probabilities=always", "evaluation.grounding=true"),
+        (*OF_CLIPS, *TASKS),
+        ("loss.weights.captioning=0", "masked_modeling.target=ema"),
+    ],
+    ids=" ".join,
+)
+def test_what_an_evaluation_reports_is_known_before(more, all_told, tiny_config):
+    """The reference is an evaluation itself, of records of random embeddings and of true texts: of all that may be
+    reported, where there is all to report it of, each name is, and no other."""
+    config = tiny_config("evaluation.num_resamples=10", *more)
+    units = all_told.units("val", config.data.unit)
+    chance, reader = np.random.default_rng(0), UnitReader(config, units, None, training=False)
     errors = ("normalised", "normalised_patch_mean", "pixels", "patch_mean", "interpolation", "interpolation_same_mean")
-    records = [
-        {
+    records = []
+    for number in range(len(units)):
+        record = {
             "unit": number,
             "valid": True,
             "video_embedding": chance.normal(size=8).astype(np.float32),
             "text_embedding": chance.normal(size=8).astype(np.float32),
-            "generated": "Left coronary tree. Proximal LAD: 80% stenosis (severe).",
-            "reconstruction": dict.fromkeys(errors, 0.1),
+            "text_key": (number // 2,),
         }
-        for number in range(len(units))
-    ]
-    reported = measure(records, units, None, config).metrics.keys()
-    assert reported <= reported_metrics(config)
-    missing = {name for name in reported_metrics(config) - reported if "/study/" not in name}
-    assert not {name for name in missing if name.startswith(("retrieval/", "masked_modeling/"))} - {
-        name for name in missing if name.endswith("tree_oracle")
-    }
+        if config.loss.is_used("captioning"):
+            record["generated"] = reader.text(number if number % 3 else 0)
+            if config.evaluation.finding_probabilities == "always":
+                record["segment_probabilities"] = chance.uniform(size=len(SEGMENTS))
+        if config.measures_grounding:
+            asked, attention = config.captioning.tasks.aref > 0, np.ones((2, 3, 3), np.float32)
+            record["grounding"] = [
+                Looked(one.segment, one.view, asked, (0, (0.2, 0.2, 0.7, 0.7)), attention)
+                for one in shown_lesions(units, number, config)
+            ]
+        if config.measures_reconstruction:
+            record["reconstruction"] = dict.fromkeys(errors, 0.1)
+        records.append(record)
+    constants = fit_baselines(all_told.units("train", config.data.unit), config)
+    reported, known = set(measure(records, units, constants, config).metrics), reported_metrics(config)
+    assert sorted(reported - known) == []
+    assert sorted(known - reported) == []
