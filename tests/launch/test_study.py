@@ -100,20 +100,22 @@ def test_killed_while_the_study_was_made_it_is_made_whole(space, tmp_path, monke
         assert [trial.system_attrs["fixed_params"]["optim.lr"] for trial in study.trials] == [6e-5, 2e-4]
 
 
-@pytest.mark.parametrize("calls_before", [0, 1, 2])
-def test_killed_while_the_study_was_made_it_can_be_begun_anew(space, tmp_path, monkeypatch, calls_before):
+@pytest.mark.parametrize(
+    ("name", "calls_before"), [("set_metric_names", 0), ("enqueue_trial", 1), ("set_user_attr", 1)]
+)
+def test_killed_while_the_study_was_made_it_can_be_begun_anew(space, tmp_path, monkeypatch, name, calls_before):
     """With other points, and another direction, than the study that was not made to its end."""
-    real, calls = optuna.Study.enqueue_trial, []
+    first, calls = space(ONE + 'START = [{"optim.lr": 6e-5}, {"optim.lr": 2e-4}]'), []
+    real = getattr(optuna.Study, name)
 
     def killed(study, *args, **more):
-        real(study, *args, **more) if len(calls) < calls_before else None
-        calls.append(1)
-        if len(calls) > calls_before or calls_before == 2 == len(calls):
+        if len(calls) == calls_before:
             raise KeyboardInterrupt
+        calls.append(1)
+        return real(study, *args, **more)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(optuna.Study, "enqueue_trial", killed)
-        first = space(ONE + 'START = [{"optim.lr": 6e-5}, {"optim.lr": 2e-4}]')
+        patched.setattr(optuna.Study, name, killed)
         open_study("s", first, None, tmp_path, num_trials=4)
     other = space(ONE.replace('"max"', '"min"') + 'START = [{"optim.lr": 3e-4}]')
     assert look_for_study("s", other, None, tmp_path, resume=False, begun=False) is None
