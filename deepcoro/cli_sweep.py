@@ -47,7 +47,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="Objective instead of the space's OBJECTIVES; more than once for several.",
     ),
     click.option("--max-concurrent", type=click.IntRange(min=1), help="Trials at once.  [default: as many as fit]"),
-    click.option("--time-budget", callback=_seconds, metavar="8h", help="No trial goes on after that."),
+    click.option("--time-budget", callback=_seconds, metavar="8h", help="No trial goes on after that, until --resume."),
     click.option("--seed", type=click.IntRange(min=0), help="Of the search.  [default: 0]"),
     click.option(
         "--sampler",
@@ -129,7 +129,7 @@ def sweep(
     else:
         asked = _resumed(resume, experiment, assignments, overlay, space_file, metrics, given)
     if dry:
-        _dry_run(asked)
+        _dry_run(asked, confirm)
         return
     folder = run_all(asked)
     if confirm is not None:
@@ -214,7 +214,7 @@ def with_metrics(space: SweepSpace, metrics: Sequence[str]) -> SweepSpace:
     return replace(space, objectives=chosen) if chosen else space
 
 
-def _dry_run(asked: Sweep) -> None:
+def _dry_run(asked: Sweep, confirm: int | None) -> None:
     from deepcoro.launch.dry_run import seconds_of_run
     from deepcoro.launch.resources import set_environment, start_ray
     from deepcoro.launch.sweep import describe_sweep
@@ -226,7 +226,7 @@ def _dry_run(asked: Sweep) -> None:
     except UserError as error:  # such as a dataset that is not there; the rest is told all the same
         problem = error
     start_ray()
-    click.echo("\n".join(describe_sweep(asked, one)))
+    click.echo("\n".join(describe_sweep(asked, one, confirm)))
     click.echo("it would NOT start" if problem else "it would start")
     if problem is not None:
         raise problem

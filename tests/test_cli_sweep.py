@@ -300,3 +300,59 @@ def test_a_dataset_prepared_anew_is_refused(files, begun, nothing_starts, make_d
     only_train = make_dataset(tmp_path / "other", studies[:1], [{"study_id": "train"}])
     with pytest.raises(DataError, match="has no validation patients, by whom trials are judged"):
         sweep(replace(again, config=begun.config.merge({"data": {"path": only_train}})))
+
+
+def test_a_dry_run_looks_where_the_sweep_would_lie(files, begun, machine, tmp_path):
+    from deepcoro.launch.study import open_study
+
+    for storage in ("postgresql+pg8000://me:secret@127.0.0.1:1/none", "/proc/none/journal.log"):
+        said = run(*files, "--dry-run", "--storage", storage, code=2)
+        assert "cannot be used" in said and "secret" not in said and "it would start" not in said
+    study = open_study("tried-rates", begun.space, None, begun.folder, num_trials=12)
+    before = sorted(tmp_path.rglob("*"))
+    said = run(*files, "--dry-run", "--metric", "captioning/finding_f1", code=2)
+    assert "has a sweep 'tried-rates' already" in said and "it would start" not in said
+    for value in (0.1, 0.2, 0.3):
+        study.tell(study.ask(), value)
+    study.ask()
+    said = run("sweep", "--resume", "tried-rates", "--dry-run", "resources.cpus_per_worker=0.6")
+    assert "3 done already, and 1 that go on" in said and "it would start" in said
+    assert "5:00:00 in all, 2 at once" in said  # 9 trials of an hour
+    assert "4 trials of" in run("sweep", "--resume", "tried-rates", "--dry-run", "--num-trials", 3, code=2)
+    assert sorted(tmp_path.rglob("*")) == before
+    (begun.folder / "trials" / "trial_0000").mkdir(parents=True)
+    assert "holds the trials of a sweep already" in run(*files, "--dry-run", code=2)
+
+
+def test_a_dry_run_counts_the_confirmation(files, machine):
+    said = run(*files, "--dry-run", "--confirm", 5, "resources.cpus_per_worker=0.6")
+    assert "then 10 trainings of 10000 steps: 5 seeds of the best trial and of the default" in said
+    assert "11:00:00 in all" in said  # 12 trials, then 10, of an hour, two at once
+
+
+@pytest.mark.parametrize(("budget", "when"), [(1e-9, "the time was up"), (3600.0, "the sweep was stopped")])
+def test_trials_that_ran_when_the_time_was_up_are_told_of(
+    files, asked, nothing_starts, dataset_folder, monkeypatch, capsys, budget, when
+):
+    from deepcoro.launch import search
+    from deepcoro.launch.sweep_results import read_study
+
+    class LetsGo:  # as Tune does when the time is up: the searcher is told of the first trial alone
+        def __init__(self, asked, searcher, *_):
+            self.searcher = searcher
+
+        def fit(self):
+            for name in "ab":
+                self.searcher.suggest(name)
+            self.searcher.on_trial_complete("a", {"step": 10000, "captioning/finding_f1": 0.5})
+            self.searcher.on_trial_result("b", {"step": 1000, "captioning/finding_f1": 0.1})
+
+    run(*files, "--metric", "captioning/finding_f1", f"data.path={dataset_folder}")
+    reached = {"trial_0001": search.Left({1000: {"captioning/finding_f1": 0.1}})}
+    monkeypatch.setattr("deepcoro.launch.sweep._tuner", LetsGo)
+    monkeypatch.setattr("deepcoro.launch.sweep.left_behind", lambda _, name: reached.get(name, search.Left({})))
+    folder = sweep(replace(asked[0], time_budget=budget))
+    said = capsys.readouterr().err
+    assert f"trial_0001 was running when {when}: it stands at step 1000, and --resume goes on with it" in said
+    assert "1 of 12 trials are done" in said
+    assert [trial.state.name for trial in read_study(folder).trials] == ["COMPLETE", "RUNNING"]

@@ -23,29 +23,35 @@ def reported_metrics(config: Config) -> set[str]:
     """
     names = {"data/valid_share"}
     if config.loss.is_used("contrastive"):
-        for prefix in ("retrieval", *(["retrieval/study"] if config.data.unit == "video" else [])):
-            names |= _retrieval(prefix)
+        names |= _retrieval("retrieval", of_trees=config.data.unit == "video")
+        if config.data.unit == "video":
+            names |= _retrieval("retrieval/study", of_trees=False)
     if config.loss.is_used("captioning"):
         names |= {f"captioning/{name}" for name in _captioning(config)}
     if config.measures_grounding:
-        names |= {f"grounding/{name}" for name in ("lesions", "pointed_lesions", "unreadable", "pointing_reachable")}
-        for name in (*GROUNDING, "pointing"):
+        asks = config.captioning.tasks.aref > 0  # else where the decoder looks is all there is
+        names |= {f"grounding/{name}" for name in ("pointed_lesions", "pointing_reachable")}
+        names |= {f"grounding/{name}" for name in ("lesions", "unreadable") if asks}
+        for name in (*(GROUNDING if asks else ()), "pointing"):
             names |= {f"grounding/{name}{more}" for more in ("", "_above_chance", "_beside_another_lesion")}
     if config.measures_reconstruction:
         names |= {f"masked_modeling/{name}" for name in ("mse", "pixel_mse", "pixel_mse_beside_interpolation")}
     return names
 
 
-def _retrieval(prefix: str) -> set[str]:
-    recalls = [f"recall_at_{k}{more}" for k in _RECALL_AT for more in ("", "_beside_tree_oracle")]
+def _retrieval(prefix: str, of_trees: bool) -> set[str]:
+    oracle = ["_beside_tree_oracle"] if of_trees else []  # of rows that show one tree, as a whole study does not
+    recalls = [f"recall_at_{k}{more}" for k in _RECALL_AT for more in ("", *oracle)]
     of_direction = [*recalls, *(f"ndcg_at_{k}" for k in _NDCG_AT), "mrr", "median_rank"]
     names = {f"{prefix}/{side}/{name}" for side in ("report_to_video", "video_to_report") for name in of_direction}
     return names | {f"{prefix}/{name}" for name in ("alignment", "uniformity_video", "uniformity_text")}
 
 
 def _captioning(config: Config) -> set[str]:
-    names = {"tree_accuracy", "readable", "finding_f1", "finding_precision", "finding_recall"}
-    names |= {"finding_f1_beside_tree_oracle", "not_visible/ifr_f1", "grade_kappa", "truth_read"}
+    names = {"readable", "finding_f1", "finding_precision", "finding_recall"}
+    if config.data.unit == "video":
+        names |= {"tree_accuracy", "finding_f1_beside_tree_oracle"}
+    names |= {"not_visible/ifr_f1", "grade_kappa", "truth_read"}
     names |= {"stenosis_mae", "stenosis_told", "stenosis_mae_lesions", "hallucinated_findings", "missed_findings"}
     names |= {f"{sign}_f1" for sign in (*_THRESHOLDS, "cto", "calcification", "thrombus", "stent", "restenosis")}
     names |= {f"{sign}_{score}" for sign in _THRESHOLDS for score in ("precision", "recall")}

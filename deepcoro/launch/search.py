@@ -126,13 +126,15 @@ class OptunaAskTell(Searcher):
         self.on_end()
 
     def take_over(self) -> dict[str, str]:
-        """Tell the trials that a killed sweep left running and that had come to their end; the others wait to be handed
-        out, in their order.
+        """Tell the trials that a sweep left running, killed or when its time was up, and that had come to their end;
+        the others wait to be handed out, in their order: they stay trials that run, also in the study. Pruned they
+        would count as bad ones, which fell behind, and as trials that are done.
 
         Returns:
             By name of run what was done: ``complete``, ``failed`` or ``goes on``.
         """
         done: dict[str, str] = {}
+        self._trials, self._waiting = {}, []
         for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             # Not study.ask(): the trial is there, and only its handle is gone with the process that held it.
             trial = optuna.Trial(self.study, frozen._trial_id)

@@ -103,6 +103,7 @@ def load_space(path: Path) -> SweepSpace:
             f"{path} has no SPACE: give it a dict of dotted config path -> ray.tune domain, or a function of an Optuna "
             "trial"
         )
+    _check_names(found, f"{path}: SPACE")
     space = {name: _distribution(f"{path}: {name!r}", domain) for name, domain in found.items()}
     text = json.dumps({name: distribution_to_json(one) for name, one in space.items()}, sort_keys=True)
     return SweepSpace(path, space, _objectives(module, path), _start(module, path), text)
@@ -177,6 +178,7 @@ def _objectives(module: ModuleType, path: Path) -> dict[str, Literal["max", "min
     found = getattr(module, "OBJECTIVES", None)
     if not isinstance(found, Mapping) or not found:
         raise ConfigError(f'{path} has no OBJECTIVES: give it a dict of metric -> "max" or "min"')
+    _check_names(found, f"{path}: OBJECTIVES")
     for name, mode in found.items():
         if mode not in ("max", "min"):
             raise ConfigError(f'{path}: OBJECTIVES[{name!r}] is {mode!r}, and must be "max" or "min"')
@@ -187,7 +189,14 @@ def _start(module: ModuleType, path: Path) -> tuple[Mapping[str, Any], ...]:
     found = getattr(module, "START", [])
     if not isinstance(found, list | tuple) or not all(isinstance(point, Mapping) for point in found):
         raise ConfigError(f"{path}: START must be a list of dicts, dotted config path -> value")
+    for number, point in enumerate(found, start=1):
+        _check_names(point, f"{path}: START point {number}")
     return tuple(dict(point) for point in found)
+
+
+def _check_names(found: Mapping[Any, Any], where: str) -> None:
+    if odd := [name for name in found if not isinstance(name, str)]:
+        raise ConfigError(f"{where} has the key {odd[0]!r}, and keys must be names in quotes")
 
 
 def _source(function: Callable[..., Any], path: Path) -> str:

@@ -19,25 +19,19 @@ from deepcoro.config import Config
 from deepcoro.errors import ConfigError
 from deepcoro.launch.metric_names import reported_metrics
 from deepcoro.launch.space import SweepSpace, contains, ends_of, flat_fields, told, with_fields
+from deepcoro.launch.space_fields import cannot_be_searched, that_ease, without_effect
 
 _DRAWS = 64  # of a space that is a function, to meet its conditional parts
-# What is measured, or where it is written: trials that differ in these cannot be compared.
-_FIXED = ("name", "root", "data.path", "data.filter", "data.unit", "evaluation.")
-# Read where loss weights follow a schedule, and nowhere else.
-_OF_SCHEDULER = ("loss.initial.", "loss.final.", "loss.warmup_steps", "loss.total_steps", "loss.schedule_type")
-# Fields that say how hard the task of a metric is, and so move it without a better model.
-_EASES = {
-    "masked_modeling/": ("masked_modeling.mask_ratio", "masked_modeling.strategy", "video_encoder.tubelet"),
-}
 
 
-def check_space(space: SweepSpace, config: Config) -> dict[str, BaseDistribution]:
+def check_space(space: SweepSpace, config: Config, stopping: str = "none") -> dict[str, BaseDistribution]:
     """Hold a space against a config, and return the distributions of its parameters by name.
 
     Raises:
         ConfigError: all that is wrong, a line each: an unknown field (with the nearest), a range that leaves the
             config's limits, a metric that nobody reports, an objective that could be gained without a better model, a
-            start point that is not in the space.
+            field that cannot be searched (or not with ``stopping``) or has no effect, a start point that is not in the
+            space.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     probe = _Probe(space)
@@ -53,8 +47,10 @@ def check_space(space: SweepSpace, config: Config) -> dict[str, BaseDistribution
                 problems.append(f"{space.path}: {name} ({told(one)}), at {end}: {error}")
     problems += _start_problems(space, probe, config)
     if not problems:
-        problems = _field_problems(space, probe.seen_fields, config)
-        problems += _objective_problems(space, probe.seen_fields, configs)
+        seen = probe.seen_fields
+        problems = cannot_be_searched(seen, stopping) + without_effect(seen, config, configs[1:])
+        problems = [f"{space.path}: {problem}" for problem in problems]
+        problems += _objective_problems(space, seen, configs)
     if problems:
         raise ConfigError("\n".join(dict.fromkeys(problems)))
     return found
@@ -131,25 +127,6 @@ def _start_problems(space: SweepSpace, probe: _Probe, config: Config) -> list[st
     return problems
 
 
-def _field_problems(space: SweepSpace, fields: set[str], config: Config) -> list[str]:
-    problems = []
-    for name in sorted(fields):
-        if any(name == fixed or (fixed.endswith(".") and name.startswith(fixed)) for fixed in _FIXED):
-            problems.append(
-                f"{space.path}: {name} cannot be searched: all trials must be measured on the same patients in the "
-                "same way, in folders of their own; set it for the whole sweep, behind the experiment"
-            )
-    if "loss.use_scheduler" not in fields:
-        idle = ("loss.weights.",) if config.loss.use_scheduler else _OF_SCHEDULER
-        switch = str(not config.loss.use_scheduler).lower()
-        for name in sorted(name for name in fields if name.startswith(idle)):
-            problems.append(
-                f"{space.path}: {name} is without effect: it is read with loss.use_scheduler={switch} alone, which "
-                "this config has not"
-            )
-    return problems
-
-
 def _objective_problems(space: SweepSpace, fields: set[str], configs: list[Config]) -> list[str]:
     problems = []
     weights = sorted(name for name in fields if name.startswith("loss."))
@@ -172,10 +149,9 @@ def _objective_problems(space: SweepSpace, fields: set[str], configs: list[Confi
             problems.append(f"{where} is reported by nobody; the nearest metric of this run is {near!r}")
         elif name not in known:
             problems.append(f"{where} is not reported by every trial: in part of the space its loss weighs 0")
-        for prefix, eases in _EASES.items():
-            if name.startswith(prefix) and (searched := sorted(fields.intersection(eases))):
-                problems.append(
-                    f"{where} is measured with the trial's own {', '.join(searched)}, which are searched: it would "
-                    "reward an easy task, not a good model. Leave it out, or do not search them"
-                )
+        if searched := that_ease(name, fields):
+            problems.append(
+                f"{where} is measured with the trial's own {', '.join(searched)}, which are searched: it would "
+                "reward an easy task, not a good model. Leave it out, or do not search them"
+            )
     return problems

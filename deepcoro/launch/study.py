@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,9 @@ from optuna.distributions import IntDistribution
 from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+from sqlalchemy import create_engine
+from sqlalchemy import inspect as inspect_database
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -95,11 +100,11 @@ def open_study(
     opened = open_storage(storage, folder)
     there = name in optuna.get_all_study_names(opened)
     where = shown(storage) if storage else str(folder / "study.db")
-    if there and not resume:
-        raise ConfigError(f"{where} has a sweep {name!r} already; go on with it by --resume, or give another name")
-    if resume and not there and begun:
-        raise ConfigError(f"{where} has no sweep {name!r} to go on with")
-    if not there:
+    new_over_half = there and not resume and _is_half_made(optuna.load_study(storage=opened, study_name=name))
+    _check_there(there and not new_over_half, name, where, resume, begun)
+    if new_over_half:
+        optuna.delete_study(storage=opened, study_name=name)  # its points may be of another space
+    if not there or new_over_half:
         before_new()
         try:
             study = optuna.create_study(storage=opened, study_name=name, directions=directions(space.objectives))
@@ -115,8 +120,33 @@ def open_study(
         enqueue_start(study, space.start)
         study.set_user_attr(_SPACE, space.source)  # the last: with it the study is complete
     _check_same(study, space, f"{where}: the sweep {name!r}")
-    num_had, had = len(study.get_trials(deepcopy=False)) if there else 0, study.user_attrs.get(_POPULATION)
+    is_new = not there or new_over_half
+    num_had, had = 0 if is_new else len(study.get_trials(deepcopy=False)), study.user_attrs.get(_POPULATION)
     study.sampler = make_sampler(sampler, seed, len(space.objectives), num_had, had)
+    return study
+
+
+def look_for_study(
+    name: str, space: SweepSpace, storage: str | None, folder: Path, *, resume: bool, begun: bool
+) -> optuna.Study | None:
+    """The study that ``open_study`` would go on with, or ``None`` where it would make a new one. Nothing is made or
+    changed.
+
+    Raises:
+        ConfigError: what ``open_study`` would refuse.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    opened = _storage_that_is_there(storage, folder)
+    where = shown(storage) if storage else str(folder / "study.db")
+    study = None
+    if opened is not None and name in optuna.get_all_study_names(opened):
+        study = optuna.load_study(storage=opened, study_name=name)
+        if _is_half_made(study):
+            study = None
+            begun = False
+    _check_there(study is not None, name, where, resume, begun)
+    if study is not None:
+        _check_same(study, space, f"{where}: the sweep {name!r}")
     return study
 
 
@@ -126,14 +156,50 @@ def open_storage(storage: str | None, folder: Path) -> BaseStorage:
     Raises:
         ConfigError: it cannot be reached or written, with the reason; a password in it is not told.
     """
-    url = storage or f"sqlite:///{folder / 'study.db'}"
+    url = _url(storage, folder)
+    with _told_without_password(url):
+        if (file := _file_of(url)) is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        return RDBStorage(url) if "://" in url else JournalStorage(JournalFileBackend(url))
+
+
+def _storage_that_is_there(storage: str | None, folder: Path) -> BaseStorage | None:
+    """The same without making anything; ``None`` where it would be a new one.
+
+    Raises:
+        ConfigError: as ``open_storage``.
+    """
+    url = _url(storage, folder)
+    with _told_without_password(url):
+        if (file := _file_of(url)) is not None and not file.exists():
+            above = next(place for place in file.absolute().parents if place.exists())
+            with tempfile.TemporaryFile(dir=above):  # whether it can be written to; it has no name there
+                return None
+        if "://" not in url:
+            return JournalStorage(JournalFileBackend(url))
+        engine = create_engine(url)
+        try:
+            there = inspect_database(engine).has_table("studies")
+        finally:
+            engine.dispose()
+        return RDBStorage(url, skip_table_creation=True) if there else None
+
+
+def _url(storage: str | None, folder: Path) -> str:
+    return storage or f"sqlite:///{folder / 'study.db'}"
+
+
+def _file_of(url: str) -> Path | None:
+    """The file of a journal or of SQLite; ``None`` of another database."""
+    if "://" in url and not url.startswith("sqlite:///"):
+        return None
+    return Path(url.removeprefix("sqlite:///"))
+
+
+@contextmanager
+def _told_without_password(url: str) -> Iterator[None]:
     try:
-        if "://" in url:
-            if url.startswith("sqlite:///"):
-                Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-            return RDBStorage(url)
-        Path(url).parent.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(url))
+        yield
     except (SQLAlchemyError, ImportError, ValueError, OSError) as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
         if password := _password(url):
@@ -154,6 +220,20 @@ def _password(url: str) -> str | None:
         return make_url(url).password if "://" in url else None
     except SQLAlchemyError:
         return None
+
+
+def _is_half_made(study: optuna.Study) -> bool:
+    """Whether whoever made it was killed before it was whole: no trial of it can have begun."""
+    return _SPACE not in study.user_attrs and all(
+        trial.state == TrialState.WAITING for trial in study.get_trials(deepcopy=False)
+    )
+
+
+def _check_there(there: bool, name: str, where: str, resume: bool, begun: bool) -> None:
+    if there and not resume:
+        raise ConfigError(f"{where} has a sweep {name!r} already; go on with it by --resume, or give another name")
+    if resume and not there and begun:
+        raise ConfigError(f"{where} has no sweep {name!r} to go on with")
 
 
 def _check_same(study: optuna.Study, space: SweepSpace, where: str) -> None:

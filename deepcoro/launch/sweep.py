@@ -20,14 +20,14 @@ from optuna.trial import TrialState
 from ray import tune
 
 from deepcoro.data.tables import PreparedDataset
-from deepcoro.errors import ConfigError, DataError, TrainingError
+from deepcoro.errors import ConfigError, DataError, ResourceError, TrainingError
 from deepcoro.launch.lock import hold, is_running
 from deepcoro.launch.paths import absolute
 from deepcoro.launch.resources import nodes, set_environment, start_ray
 from deepcoro.launch.search import ERROR, FIELDS, RUN, TIMES, OptunaAskTell, num_ended, num_failed, run_of
 from deepcoro.launch.space import told
 from deepcoro.launch.space_check import check_space
-from deepcoro.launch.study import make_sampler, open_study
+from deepcoro.launch.study import look_for_study, make_sampler, open_study
 from deepcoro.launch.sweep_end import end_sweep, keep_results
 from deepcoro.launch.sweep_folder import save_sweep
 from deepcoro.launch.sweep_resources import TrialShare, choose_concurrency
@@ -56,7 +56,7 @@ def check_sweep(asked: Sweep) -> dict[str, Any]:
     Raises:
         ConfigError: the space, the sampler, or what the config asks for, with the reason.
     """
-    found = check_space(asked.space, asked.config)
+    found = check_space(asked.space, asked.config, asked.stopping)
     make_sampler(asked.sampler, asked.seed, len(asked.space.objectives))
     if asked.config.evaluation.asynchronous:
         raise ConfigError(
@@ -93,16 +93,18 @@ def check_data(asked: Sweep) -> str:
     return str(dataset.card.get("fingerprint", ""))
 
 
-def describe_sweep(asked: Sweep, seconds_of_trial: tuple[float, str] | None) -> list[str]:
+def describe_sweep(asked: Sweep, seconds_of_trial: tuple[float, str] | None, confirm: int | None = None) -> list[str]:
     """What a sweep would search, take and cost, in lines.
 
     Args:
         seconds_of_trial: of a trial that trains to its last step, and where the number comes from.
+        confirm: seeds that the best trial and the default are to be trained anew with.
 
     Raises:
         UserError: it would not start.
     """
     found = check_sweep(asked)
+    done, running = _look(asked)
     names = max(map(len, found))
     steps = asked.config.training.num_steps
     lines = [f"{asked.folder}: a sweep, nothing is trained or written", "", f"space, {asked.space.path}"]
@@ -114,12 +116,19 @@ def describe_sweep(asked: Sweep, seconds_of_trial: tuple[float, str] | None) -> 
     ]
     budget = "" if asked.time_budget is None else f", for {timedelta(seconds=asked.time_budget)} at most"
     lines += ["budget", f"  {asked.num_trials} trials of {steps} steps{budget}; stopped early: by {asked.stopping}"]
+    if asked.resume:
+        lines += [f"  {done} done already, and {running} that go on"]
+    anew = 2 * (confirm or 0)
+    if confirm is not None:
+        lines += [f"  then {anew} trainings of {steps} steps: {confirm} seeds of the best trial and of the default"]
     number, line = choose_concurrency(asked.config, nodes(), asked.max_concurrent, asked.num_trials)
     lines += ["resources of a trial", f"  {TrialShare.of(asked.config)}", "concurrency", f"  {line}"]
     if seconds_of_trial is not None:
         one, source = seconds_of_trial
-        rounds = -(-asked.num_trials // number)
+        rounds = -(-(asked.num_trials - done) // number)
         whole = rounds * one if asked.time_budget is None else min(rounds * one, asked.time_budget)
+        if anew:
+            whole += -(-anew // choose_concurrency(asked.config, nodes(), asked.max_concurrent, anew)[0]) * one
         lines += [
             "time (estimate)",
             f"  {timedelta(seconds=round(one))} a trial that trains to its end, without evaluations; {source}",
@@ -170,7 +179,9 @@ def sweep(asked: Sweep) -> Path:
             say(f"{run} was running when the sweep was killed: {what}")
         say(f"{folder}: {num_ended(study)} of {asked.num_trials} trials done; {line}")
         if num_ended(study) < asked.num_trials and not searcher.gave_up:
+            began = time.monotonic()
             _tuner(asked, searcher, trials, number).fit()
+            _say_cut(asked, searcher, time.monotonic() - began)
             shutil.rmtree(folder / _TUNES, ignore_errors=True)  # nobody reads it again
         end_sweep(study, folder, asked.config, about)
         _say_end(asked, study, searcher)
@@ -204,6 +215,24 @@ def _tuner(asked: Sweep, searcher: OptunaAskTell, trials: Path, number: int) -> 
             callbacks=[_Tell(trials)],
         ),
     )
+
+
+def _look(asked: Sweep) -> tuple[int, int]:
+    """How many trials have ended, and how many had begun and would go on. Nothing is made or changed.
+
+    Raises:
+        UserError: the sweep would be refused for what lies in its folder or its storage.
+    """
+    folder = asked.folder
+    if is_running(folder):
+        raise ResourceError(f"{folder} is being trained already; wait for it, stop it, or give another name")
+    begun = any((folder / "trials").glob("*"))
+    _check_folder(asked, begun)
+    study = look_for_study(asked.config.name, asked.space, asked.storage, folder, resume=asked.resume, begun=begun)
+    if study is None:
+        return 0, 0
+    _check_number(asked, study)
+    return num_ended(study), len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
 
 
 def _check_folder(asked: Sweep, begun: bool) -> None:
@@ -248,6 +277,16 @@ def _wait_for_orphans(study: optuna.Study, trials: Path) -> None:
     for run in [trials / run_of(trial) for trial in running]:
         while run.exists() and is_running(run) and time.monotonic() < give_up:
             time.sleep(0.1)
+
+
+def _say_cut(asked: Sweep, searcher: OptunaAskTell, seconds: float) -> None:
+    """Settle the trials that Tune let go of, of which it tells the searcher nothing."""
+    up = asked.time_budget is not None and seconds >= asked.time_budget
+    when = "when the time was up" if up else "when the sweep was stopped"
+    for run, what in searcher.take_over().items():
+        last = max(searcher.left(run).results, default=0)
+        what = f"it stands at step {last}, and --resume goes on with it" if what == "goes on" else what
+        say(f"{run} was running {when}: {what}")
 
 
 def _say_end(asked: Sweep, study: optuna.Study, searcher: OptunaAskTell) -> None:

@@ -19,7 +19,8 @@ class Sweep:
     Args:
         config: what trials have in common; its name is the sweep's.
         max_concurrent: trials at once; ``None``: as many as fit.
-        time_budget: seconds, after which no trial goes on; ``None``: until all are done.
+        time_budget: seconds, after which no trial goes on in this start; those that were running are no pruned ones:
+            ``resume`` goes on with them. ``None``: until all are done.
         stopping: ``asha``, ``median`` or ``none``: whether trials that fall behind are stopped.
         sampler, storage: as ``study.open_study`` takes them.
         max_failures: trials that may fail before no other begins; ``None``: half of them, and three at least.

@@ -6,6 +6,7 @@ the scheduler again: else the first trials after a kill were compared with nobod
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +29,7 @@ def make_scheduler(
     assert every is not None
     made: TrialScheduler
     if stopping == "median":
-        made = MedianStoppingRule(time_attr="step", metric=metric, mode=mode, grace_period=every)
+        made = _Median(metric, mode, every)
     else:
         made = AsyncHyperBandScheduler(
             time_attr="step",
@@ -45,6 +46,34 @@ def make_scheduler(
     return made
 
 
+class _Median(MedianStoppingRule):
+    """Ray's rule, of each step's value once.
+
+    Ray tells a trial's last result three times over, which would draw its mean to that value; it keeps results without
+    the metric, on which the next trial's comparison fails; and while it has too few trials to compare, it has one
+    pause for another that waits, whereupon a run starts again from its last checkpoint.
+    """
+
+    def __init__(self, metric: str, mode: str, first_step: int) -> None:
+        self._name = metric
+        super().__init__("step", metric, mode, grace_period=first_step, min_time_slice=math.inf)  # type: ignore[arg-type]  # Ray only compares it
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Whether to go on."""
+        if not self._is_new(trial, result):
+            return TrialScheduler.CONTINUE
+        return super().on_trial_result(tune_controller, trial, result)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Keep what was not told before: of a trial of an earlier start, each of its values."""
+        if self._is_new(trial, result):
+            super().on_trial_complete(tune_controller, trial, result)
+
+    def _is_new(self, trial: Any, result: dict[str, Any]) -> bool:
+        had = self._results[trial][-1]["step"] if self._results.get(trial) else -1
+        return math.isfinite(result.get(self._name, math.nan)) and result.get("step", -1) > had
+
+
 @dataclass(frozen=True)
 class _Ended:
     """A trial of an earlier start: all that the schedulers look at."""
@@ -53,17 +82,12 @@ class _Ended:
 
 
 def _tell(scheduler: TrialScheduler, trial: Any, values: dict[int, float], metric: str) -> None:
-    controller: Any = _NobodyWaits()
+    controller: Any = None  # which is asked nothing, of one trial that nobody waits for
     scheduler.on_trial_add(controller, trial)
     results = [{"step": step, metric: value} for step, value in sorted(values.items())]
     for result in results[:-1]:
-        scheduler.on_trial_result(controller, trial, result)
+        if isinstance(scheduler, _Median):  # asked for a verdict, it could stop a trial that has more results
+            scheduler.on_trial_complete(controller, trial, result)
+        else:
+            scheduler.on_trial_result(controller, trial, result)
     scheduler.on_trial_complete(controller, trial, results[-1])
-
-
-class _NobodyWaits:
-    """As much of Tune's controller as the median rule asks while it has too few trials to compare."""
-
-    def get_live_trials(self) -> list[Any]:
-        """None."""
-        return []

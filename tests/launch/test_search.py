@@ -209,6 +209,26 @@ def test_killed_in_between_nothing_is_lost_or_counted_twice(sweep, stored, text,
     assert {trial.user_attrs["run"] for trial in stored()} == {f"trial_{n:04d}" for n in range(8)}
 
 
+def test_what_tune_let_go_of_is_settled_or_goes_on(sweep, stored):
+    """Tune tells nothing of the trials that it stops when the time is up."""
+    left = {
+        "trial_0001": Left({25: result(25, 0.2), 100: result(100, 0.6)}),
+        "trial_0002": Left({}, "TrainingError: no"),
+    }
+    searcher = sweep(left=lambda run: left.get(run, Left({})))
+    asked = {name: searcher.suggest(name) for name in "abcd"}
+    searcher.on_trial_complete("a", result(100, 0.5))
+    searcher.on_trial_result("d", result(25, 0.1))
+    expected = {"trial_0001": "complete", "trial_0002": "failed", "trial_0003": "goes on"}
+    assert searcher.take_over() == expected
+    a, b, c, d = stored()
+    assert (a.state, b.state, c.state) == (TrialState.COMPLETE, TrialState.COMPLETE, TrialState.FAIL)
+    assert b.value == 0.6 and d.state == TrialState.RUNNING and d.intermediate_values == {25: 0.1}
+    assert searcher.suggest("again")[RUN] == asked["d"][RUN]
+    searcher.on_trial_complete("again", result(100, 0.7))
+    assert stored()[3].value == 0.7 and not searcher.take_over()
+
+
 def test_first_points_that_were_waiting_wait_still(sweep):
     searcher = sweep(num_trials=4)
     first = searcher.suggest("a")

@@ -7,14 +7,19 @@ import optuna
 import pytest
 
 from deepcoro.config import Config
+from deepcoro.data.reader import UnitReader
 from deepcoro.data.tables import PreparedDataset
 from deepcoro.errors import ConfigError
-from deepcoro.evaluation.evaluator import measure
+from deepcoro.evaluation.evaluator import fit_baselines, measure
+from deepcoro.evaluation.looking import Looked
+from deepcoro.evaluation.shown import shown_lesions
 from deepcoro.launch.metric_names import reported_metrics
 from deepcoro.launch.space import contains, load_space, with_fields
 from deepcoro.launch.space_check import check_space
+from deepcoro.reports.vocabulary import SEGMENTS
 
 SPACES = sorted((Path(__file__).parents[2] / "tune_spaces").glob("*.py"))
+F1_NAME, MOTION = "captioning/finding_f1", "masked_modeling.strategy=motion"
 F1 = 'OBJECTIVES = {"captioning/finding_f1": "max"}'
 
 
@@ -96,6 +101,16 @@ def test_what_is_no_file_objective_or_start(space, tmp_path):
         space(good, "START = {}")
 
 
+def test_keys_that_are_no_names(space):
+    good = 'SPACE = {"optim.lr": tune.loguniform(1e-5, 1e-3)}'
+    with pytest.raises(ConfigError, match="SPACE has the key 3, and keys must be names in quotes"):
+        space("SPACE = {3: tune.uniform(0, 1)}")
+    with pytest.raises(ConfigError, match="OBJECTIVES has the key None"):
+        space(good, 'OBJECTIVES = {None: "max"}')
+    with pytest.raises(ConfigError, match="START point 2 has the key 1"):
+        space(good, 'START = [{"optim.lr": 1e-4}, {1: 1e-4}]')
+
+
 def test_an_unknown_field_names_the_nearest(space):
     text = refused(space('SPACE = {"loss.weights.captoning": tune.uniform(0, 1)}'))
     assert "'loss.weights.captoning'" in text and "'loss.weights.captioning'" in text
@@ -140,6 +155,28 @@ def test_an_objective_that_an_easier_task_gains_is_refused(space):
     )
 
 
+@pytest.mark.parametrize(
+    ("metric", "field", "domain", "more"),
+    [
+        ("masked_modeling/pixel_mse", "data.frame_size", "choice([160, 224])", []),
+        ("masked_modeling/mse", "data.num_frames", "choice([8, 16])", []),
+        ("masked_modeling/mse", "data.sample_fps", "uniform(5, 15)", []),
+        ("masked_modeling/mse", "masked_modeling.motion_temperature", "uniform(0.5, 2)", [MOTION]),
+        ("retrieval/report_to_video/mrr", "contrastive.level", "choice(['clip', 'study'])", ["data.unit=study"]),
+        ("retrieval/report_to_video/mrr", "data.max_text_length", "choice([64, 512])", []),
+        ("captioning/finding_f1", "captioning.level", "choice(['clip', 'study'])", ["data.unit=study"]),
+        ("grounding/hit_rate", "data.num_frames", "choice([8, 16])", ["captioning.tasks.aref=1"]),
+    ],
+)
+def test_what_is_measured_with_a_field_of_the_trial_is_no_objective_beside_it(space, metric, field, domain, more):
+    config = Config().override(more)
+    searched = f'SPACE = {{"{field}": tune.{domain}}}'
+    text = refused(space(searched, f'OBJECTIVES = {{"{metric}": "max"}}'), config)
+    assert f"the trial's own {field}, which are searched" in text
+    other = F1_NAME if metric != F1_NAME else "retrieval/report_to_video/mrr"
+    check_space(space(searched, f'OBJECTIVES = {{"{other}": "max"}}'), config)
+
+
 def test_a_metric_that_nobody_reports_names_the_nearest(space):
     rate = 'SPACE = {"optim.lr": tune.uniform(1e-5, 1e-4)}'
     assert "nearest metric of this run is 'captioning/finding_f1'" in refused(
@@ -155,6 +192,58 @@ def test_a_metric_that_nobody_reports_names_the_nearest(space):
 def test_what_is_measured_is_not_searched(space, field):
     value = 7 if field == "evaluation.max_units" else "'a'" if field != "data.filter" else "'video_id != \"a\"'"
     assert f"{field} cannot be searched" in refused(space(f'SPACE = {{"{field}": tune.choice([{value}])}}'))
+
+
+@pytest.mark.parametrize(
+    ("field", "domain", "message"),
+    [
+        ("resources.num_workers", "choice([1, 2])", "counted once, before the first begins"),
+        ("resources.cpus_per_worker", "uniform(0.5, 1)", "counted once, before the first begins"),
+        ("training.evaluate_every", "choice([100, 1000])", "measured on the same patients in the same way"),
+        ("training.best_metric", 'choice(["captioning/finding_f1"])', "measured on the same patients in the same way"),
+    ],
+)
+def test_what_a_trial_takes_and_when_it_is_measured_are_not_searched(space, field, domain, message):
+    text = refused(space(f'SPACE = {{"{field}": tune.{domain}}}'))
+    assert f"{field} cannot be searched" in text and message in text
+
+
+def test_trials_of_different_length_are_not_stopped_by_comparison(space):
+    steps = space('SPACE = {"training.num_steps": tune.choice([5000, 10000])}')
+    check_space(steps, Config())
+    for stopping in ("asha", "median"):
+        with pytest.raises(ConfigError, match=f"training.num_steps cannot be searched with --stop {stopping}"):
+            check_space(steps, Config(), stopping)
+
+
+@pytest.mark.parametrize(
+    ("field", "idle", "read"),
+    [
+        ("optim.mvm_lr", ["loss.weights.masked_modeling=0"], []),
+        ("masked_modeling.decoder_drop", ["loss.weights.masked_modeling=0"], ["shared_pass.enabled=true"]),
+        ("optim.captioning_lr", ["loss.weights.captioning=0"], []),
+        ("optim.text_lr", ["loss.weights.contrastive=0"], []),
+        ("distillation.teacher_momentum", [], ["loss.weights.distillation=1", "distillation.local_views=2"]),
+        ("masked_modeling.mask_ratio", ["masked_modeling.mask_ratio_follows=schedule"], []),
+        ("masked_modeling.motion_floor", [], ["masked_modeling.strategy=motion"]),
+        ("optim.milestone_factor", [], ["optim.schedule=step"]),
+    ],
+)
+def test_what_nothing_reads_is_not_searched(space, field, idle, read):
+    objective = 'OBJECTIVES = {"data/valid_share": "max"}'
+    searched = space(f'SPACE = {{"{field}": tune.uniform(0.5, 0.6)}}', objective)
+    assert f"{field} is without effect: it is read with" in refused(searched, Config().override(idle))
+    check_space(searched, Config().override(read))
+
+
+def test_what_some_trials_read_is_searched(space):
+    both = space(
+        'SPACE = {"loss.weights.masked_modeling": tune.choice([0.0, 0.1]), "optim.mvm_lr": tune.uniform(1e-5, 1e-4)}'
+    )
+    check_space(both, Config().override(["loss.weights.masked_modeling=0"]))
+    never = '"loss.weights.masked_modeling": tune.choice([0.0])'
+    fixed = space(f'SPACE = {{{never}, "optim.mvm_lr": tune.uniform(1e-5, 1e-4)}}')
+    assert "optim.mvm_lr is without effect" in refused(fixed)  # whatever the config's own weight
 
 
 def test_a_weight_that_the_schedule_overrules_is_refused(space):
@@ -207,44 +296,82 @@ def test_what_a_value_is_held_against():
     assert contains(whole, 24) and not contains(whole, 20) and not contains(whole, 16.5) and not contains(whole, True)
 
 
-@pytest.mark.parametrize("unit", ["video", "study"])
-def test_what_an_evaluation_reports_is_known_before(unit, make_dataset, tmp_path, tiny_config):
-    """The reference is an evaluation itself, of records of random embeddings and of true texts."""
-    finding = [
-        {"segment": "prox_lad", "stenosis": 80, "occlusion": "none", "calcification": "severe", "thrombus": True},
-        {"segment": "left_main", "stenosis": 75, "occlusion": "none", "stent": True, "ifr": 0.8},
-        {"segment": "mid_rca", "stenosis": 100, "occlusion": "cto"},
-    ]
+TASKS = ("captioning.tasks.aref=1",)
+OF_CLIPS = ("data.unit=study", "contrastive.level=clip", "captioning.level=clip")
+
+
+@pytest.fixture(scope="module")
+def all_told(make_dataset, tmp_path_factory):
+    """Patients of whom all is told that a metric asks for: each sign, each segment diseased in some and well in others,
+    a box, and free reports, of which one cannot be read and one says the dominance."""
+    signs = {"calcification": "severe", "thrombus": True, "stent": True, "in_stent_restenosis": 80}
     studies = [
-        {"study_id": f"s{n}", "split": "val", "dominance": "right", "findings": finding[: n % 4]} for n in range(12)
-    ]
-    videos = [
         {
-            "video_id": f"v{n}",
-            "study_id": f"s{n // 2}",
-            "coronary_tree": ("left", "right")[n % 2],
-            "uri": "videos/one.avi",
+            "study_id": f"{split}{n}",
+            "split": split,
+            "dominance": ("right", "left")[n // 2 % 2],
+            "findings": [
+                {"segment": segment, "stenosis": 80, "occlusion": "none", "ifr": 0.8} | signs for segment in ill
+            ]
+            + ([] if n % 2 else [{"segment": "mid_rca", "stenosis": 100, "occlusion": "cto"}]),
         }
-        for n in range(24)
+        for split in ("train", "val")
+        for n in range(12)
+        for ill in [[] if n % 2 else [segment for segment in SEGMENTS if segment != "mid_rca"]]
     ]
-    units = PreparedDataset.open(make_dataset(tmp_path, studies, videos)).units("val", unit)
-    config = tiny_config(f"data.unit={unit}", "evaluation.num_resamples=10")
-    chance = np.random.default_rng(0)
+    reports = ("Nothing to see here.", "Right dominance. Left coronary tree. Proximal LAD: 80% stenosis (severe).")
+    studies += [{"study_id": f"free{n}", "split": "val", "report": report} for n, report in enumerate(reports)]
+    place = {"segment": "prox_lad", "x0": 0.25, "y0": 0.25, "x1": 0.75, "y1": 0.75}
+    videos = [
+        {"study_id": study["study_id"], "coronary_tree": tree, "uri": "videos/one.avi"}
+        | {"boxes": [place | {"frame": frame} for frame in range(24)] if tree == "left" else None}
+        for study in studies
+        for tree in ("left", "right")
+    ]
+    return PreparedDataset.open(make_dataset(tmp_path_factory.mktemp("told"), studies, videos))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        TASKS,
+        ("evaluation.grounding=true", "evaluation.finding_probabilities=always"),
+        ("data.unit=study", "evaluation.finding_probabilities=always", "evaluation.grounding=true"),
+        (*OF_CLIPS, *TASKS),
+        ("loss.weights.captioning=0", "masked_modeling.target=ema"),
+    ],
+    ids=" ".join,
+)
+def test_what_an_evaluation_reports_is_known_before(more, all_told, tiny_config):
+    """The reference is an evaluation itself, of records of random embeddings and of true texts: of all that may be
+    reported, where there is all to report it of, each name is, and no other."""
+    config = tiny_config("evaluation.num_resamples=10", *more)
+    units = all_told.units("val", config.data.unit)
+    chance, reader = np.random.default_rng(0), UnitReader(config, units, None, training=False)
     errors = ("normalised", "normalised_patch_mean", "pixels", "patch_mean", "interpolation", "interpolation_same_mean")
-    records = [
-        {
+    records = []
+    for number in range(len(units)):
+        record = {
             "unit": number,
             "valid": True,
             "video_embedding": chance.normal(size=8).astype(np.float32),
             "text_embedding": chance.normal(size=8).astype(np.float32),
-            "generated": "Left coronary tree. Proximal LAD: 80% stenosis (severe).",
-            "reconstruction": dict.fromkeys(errors, 0.1),
+            "text_key": (number // 2,),
         }
-        for number in range(len(units))
-    ]
-    reported = measure(records, units, None, config).metrics.keys()
-    assert reported <= reported_metrics(config)
-    missing = {name for name in reported_metrics(config) - reported if "/study/" not in name}
-    assert not {name for name in missing if name.startswith(("retrieval/", "masked_modeling/"))} - {
-        name for name in missing if name.endswith("tree_oracle")
-    }
+        if config.loss.is_used("captioning"):
+            record["generated"] = reader.text(number if number % 3 else 0)
+            if config.evaluation.finding_probabilities == "always":
+                record["segment_probabilities"] = chance.uniform(size=len(SEGMENTS))
+        if config.measures_grounding:
+            asked, attention = config.captioning.tasks.aref > 0, np.ones((2, 3, 3), np.float32)
+            record["grounding"] = [
+                Looked(one.segment, one.view, asked, (0, (0.2, 0.2, 0.7, 0.7)), attention)
+                for one in shown_lesions(units, number, config)
+            ]
+        if config.measures_reconstruction:
+            record["reconstruction"] = dict.fromkeys(errors, 0.1)
+        records.append(record)
+    constants = fit_baselines(all_told.units("train", config.data.unit), config)
+    reported, known = set(measure(records, units, constants, config).metrics), reported_metrics(config)
+    assert sorted(reported - known) == []
+    assert sorted(known - reported) == []

@@ -5,7 +5,7 @@ import pytest
 
 from deepcoro.errors import ConfigError
 from deepcoro.launch.space import load_space
-from deepcoro.launch.study import make_sampler, open_storage, open_study, population_of, samplers, shown
+from deepcoro.launch.study import look_for_study, make_sampler, open_storage, open_study, population_of, samplers, shown
 
 ONE = """
 from ray import tune
@@ -100,6 +100,49 @@ def test_killed_while_the_study_was_made_it_is_made_whole(space, tmp_path, monke
         assert [trial.system_attrs["fixed_params"]["optim.lr"] for trial in study.trials] == [6e-5, 2e-4]
 
 
+@pytest.mark.parametrize(
+    ("name", "calls_before"), [("set_metric_names", 0), ("enqueue_trial", 1), ("set_user_attr", 1)]
+)
+def test_killed_while_the_study_was_made_it_can_be_begun_anew(space, tmp_path, monkeypatch, name, calls_before):
+    """With other points, and another direction, than the study that was not made to its end."""
+    first, calls = space(ONE + 'START = [{"optim.lr": 6e-5}, {"optim.lr": 2e-4}]'), []
+    real = getattr(optuna.Study, name)
+
+    def killed(study, *args, **more):
+        if len(calls) == calls_before:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return real(study, *args, **more)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(optuna.Study, name, killed)
+        open_study("s", first, None, tmp_path, num_trials=4)
+    other = space(ONE.replace('"max"', '"min"') + 'START = [{"optim.lr": 3e-4}]')
+    assert look_for_study("s", other, None, tmp_path, resume=False, begun=False) is None
+    study = open_study("s", other, None, tmp_path, num_trials=4)
+    assert [trial.system_attrs["fixed_params"]["optim.lr"] for trial in study.trials] == [3e-4]
+    with pytest.raises(ConfigError, match="has a sweep 's' already"):
+        open_study("s", other, None, tmp_path, num_trials=4)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+def test_a_look_makes_nothing_and_tells_what_would_be_refused(space, tmp_path, kind):
+    storage = None if kind == "sqlite" else str(tmp_path / "new" / "journal.log")
+    folder, one = tmp_path / "sweep", space()
+    before = sorted(tmp_path.rglob("*"))
+    assert look_for_study("s", one, storage, folder, resume=False, begun=False) is None
+    with pytest.raises(ConfigError, match="has no sweep 's' to go on with"):
+        look_for_study("s", one, storage, folder, resume=True, begun=True)
+    assert sorted(tmp_path.rglob("*")) == before
+    open_study("s", one, storage, folder, num_trials=4).ask()
+    with pytest.raises(ConfigError, match="has a sweep 's' already"):
+        look_for_study("s", one, storage, folder, resume=False, begun=False)
+    assert look_for_study("other", one, storage, folder, resume=False, begun=False) is None
+    assert len(look_for_study("s", one, storage, folder, resume=True, begun=True).trials) == 1
+    with pytest.raises(ConfigError, match="searched another space"):
+        look_for_study("s", space(ONE.replace("1e-3", "1e-2")), storage, folder, resume=True, begun=True)
+
+
 def test_killed_before_it_had_a_study(space, tmp_path):
     assert open_study("s", space(), None, tmp_path, num_trials=4, resume=True, begun=False).trials == []
 
@@ -128,5 +171,8 @@ def test_a_changed_space_is_no_way_to_go_on(space, tmp_path):
 def test_a_storage_that_cannot_be_reached_is_told_without_its_password(storage, tmp_path):
     with pytest.raises(ConfigError, match="cannot be used: ") as caught:
         open_storage(storage, tmp_path)
+    assert "secret" not in str(caught.value)
+    with pytest.raises(ConfigError, match="cannot be used: ") as caught:
+        look_for_study("s", None, storage, tmp_path, resume=False, begun=False)
     assert "secret" not in str(caught.value)
     assert "secret" not in shown(storage)

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import optuna
 import pytest
+from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers import TrialScheduler
 
 from deepcoro.config import Config
@@ -78,3 +79,59 @@ def test_without_them_the_first_trial_is_compared_with_nobody(stopping):
 
 def test_none():
     assert make_scheduler("none", METRIC, "max", CONFIG) is None
+
+
+def test_an_ended_trial_that_the_median_would_have_stopped_is_told_whole():
+    """The values of trial 3 are below the median until its last, and it ran to its end before the others had."""
+    study = optuna.create_study(direction="maximize")
+    for curve in ([0.5, 0.6, 0.7],) * 3 + ([0.1, 0.3, 0.8],):
+        trial = study.ask()
+        for place, value in enumerate(curve):
+            trial.report(value, 3 * (place + 1))
+        study.tell(trial, curve[-1])
+    scheduler = make_scheduler("median", METRIC, "max", CONFIG, study)
+    # Means to step 9 are 0.6 three times and 0.4: the median is 0.6.
+    assert verdicts(scheduler, [0.55, 0.55, 0.55])[-1] == TrialScheduler.STOP
+    # To step 6 they are 0.55 three times and 0.2: the median is 0.55; and to step 3 0.5.
+    assert (
+        verdicts(make_scheduler("median", METRIC, "max", CONFIG, study), [0.52, 0.56]) == [TrialScheduler.CONTINUE] * 2
+    )
+
+
+def test_the_median_rule_pauses_nobody():
+    waits = SimpleNamespace(status=RayTrial.PENDING)
+    controller, scheduler = (
+        SimpleNamespace(get_live_trials=lambda: [waits]),
+        make_scheduler("median", METRIC, "max", CONFIG),
+    )
+    trial = Trial("first")
+    scheduler.on_trial_add(controller, trial)
+    for step in (3, 6, 9):
+        assert scheduler.on_trial_result(controller, trial, {"step": step, METRIC: 0.1}) == TrialScheduler.CONTINUE
+
+
+@pytest.mark.parametrize("last", [{"step": 9}, {"step": 9, METRIC: float("nan")}, {}])
+def test_a_last_evaluation_without_the_metric_is_left_out_of_the_median(last):
+    scheduler, controller = make_scheduler("median", METRIC, "max", CONFIG), SimpleNamespace(get_live_trials=list)
+    for number in range(4):
+        trial = Trial(f"t{number}")
+        scheduler.on_trial_add(controller, trial)
+        for step in (3, 6):
+            scheduler.on_trial_result(controller, trial, {"step": step, METRIC: 0.5})
+        assert scheduler.on_trial_result(controller, trial, dict(last)) == TrialScheduler.CONTINUE
+        scheduler.on_trial_complete(controller, trial, dict(last))
+    assert verdicts(scheduler, [0.6, 0.6, 0.6]) == [TrialScheduler.CONTINUE] * 3
+    assert verdicts(scheduler, [0.4])[-1] == TrialScheduler.STOP
+
+
+def test_a_last_value_that_is_told_again_counts_once():
+    """Tune tells it as a result, again when the function has returned, and as the end of the trial. Means of 0.2 and
+    0.5 to step 6 are 0.35; with the last value three times over they would be 0.425."""
+    scheduler, controller = make_scheduler("median", METRIC, "max", CONFIG), SimpleNamespace(get_live_trials=list)
+    for number in range(3):
+        trial = Trial(f"t{number}")
+        scheduler.on_trial_add(controller, trial)
+        for step, value in ((3, 0.2), (6, 0.5), (6, 0.5)):
+            scheduler.on_trial_result(controller, trial, {"step": step, METRIC: value})
+        scheduler.on_trial_complete(controller, trial, {"step": 6, METRIC: 0.5})
+    assert verdicts(scheduler, [0.3, 0.4]) == [TrialScheduler.CONTINUE] * 2
