@@ -130,7 +130,8 @@ def _measure(
     """Measure on val with the seeds that are whole; on test once, for one trial and with one list of seeds."""
 
     def pairs(of: Sequence[int]) -> Pairs:
-        return Pairs(*([folder / FOLDER / f"{kind}-seed_{seed}" for seed in of] for kind in kinds), of)
+        best_runs, default_runs = ([folder / FOLDER / f"{kind}-seed_{seed}" for seed in of] for kind in kinds)
+        return Pairs(best_runs, default_runs)
 
     found = {"val": (whole, _measured(pairs(whole), objectives, "val"))}
     write_confirmation(folder, best.number, seeds, found, failed)
@@ -153,7 +154,7 @@ def _measure(
         )
 
 
-def _configs_of_runs(folder: Path, configs: dict[str, Config], seeds: Sequence[int]) -> dict[str, Config]:
+def _configs_of_runs(folder: Path, configs: Mapping[str, Config], seeds: Sequence[int]) -> dict[str, Config]:
     """By name of run, those of one seed beside each other: a confirmation that is killed has whole pairs."""
     found = {}
     for seed in seeds:

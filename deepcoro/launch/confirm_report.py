@@ -37,7 +37,6 @@ class Pairs:
 
     best: Sequence[Path]
     default: Sequence[Path]
-    seeds: Sequence[int]
 
 
 @dataclass(frozen=True)

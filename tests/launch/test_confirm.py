@@ -54,7 +54,7 @@ def test_differences_of_each_kind_of_metric(tmp_path):
         for seed, run in enumerate(runs[kind]):
             columns = {MRR: values[kind][seed]} | dict(zip(COUNTS, counts[kind][seed], strict=True))
             leave_rows(run, "val", columns, bleu[kind][seed])
-    compared = differences(Pairs(runs["best"], runs["default"], range(3)), [MRR, F1, BLEU], "val")
+    compared = differences(Pairs(runs["best"], runs["default"]), [MRR, F1, BLEU], "val")
     assert compared.notes == []
     found = compared.of
     assert found[MRR].by_seed == pytest.approx(values["best"].mean(axis=1) - values["default"].mean(axis=1))
@@ -65,6 +65,13 @@ def test_differences_of_each_kind_of_metric(tmp_path):
     assert (found[MRR].num_patients, found[BLEU].num_patients) == (20, 0)
     ends = stats.ttest_rel(bleu["best"], bleu["default"]).confidence_interval(0.95)
     assert (found[BLEU].interval.low, found[BLEU].interval.high) == pytest.approx((ends.low, ends.high))
+    # Over seeds and patients by hand: the variance of either mean, and Student's with Satterthwaite's freedom.
+    by_row = (values["best"] - values["default"]).mean(axis=0)
+    parts = np.array([np.var(found[MRR].by_seed, ddof=1) / 3, by_row.reshape(20, 2).mean(axis=1).var() / 20])
+    freedom = parts.sum() ** 2 / (parts**2 / [2, 19]).sum()
+    half = stats.t.ppf(0.975, freedom) * np.sqrt(parts.sum())
+    ends = by_row.mean() - half, by_row.mean() + half
+    assert (found[MRR].interval.low, found[MRR].interval.high) == pytest.approx(ends, abs=0.05 * half)
 
 
 @pytest.fixture
@@ -75,7 +82,7 @@ def pairs(tmp_path):
         runs = [tmp_path / name for name in ("best0", "best1", "default0", "default1")]
         for run, own in zip(runs, columns):
             leave_rows(run, "val", own, **(of_last if run is runs[-1] else {}))
-        return Pairs(runs[:2], runs[2:], (0, 1))
+        return Pairs(runs[:2], runs[2:])
 
     return make
 
