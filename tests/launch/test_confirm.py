@@ -1,5 +1,8 @@
 """The best trial and the default over seeds: differences by hand, when test is looked at, nothing done twice."""
 
+import contextlib
+from types import SimpleNamespace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -12,7 +15,7 @@ from deepcoro.evaluation.report import Metric, write_summary
 from deepcoro.evaluation.rows import rows_path, write_rows
 from deepcoro.evaluation.seeds import SeedDifference
 from deepcoro.launch import confirm as module
-from deepcoro.launch.confirm import confirm, train_run
+from deepcoro.launch.confirm import _train, confirm, train_run
 from deepcoro.launch.confirm_report import (
     Comparison,
     Pairs,
@@ -223,6 +226,7 @@ def test_test_is_not_looked_at_again_with_other_seeds(sweep_folder, capsys, seed
     folder, done = sweep_folder
     confirm(folder, 5)
     looked, before = list(done["test"]), read_confirmation(folder)["1"]["test"]
+    rows_path(folder / "confirm" / "default-seed_2", "test").unlink()  # the table stays, whatever becomes of the runs
     confirm(folder, seeds)
     found = read_confirmation(folder)
     assert done["test"] == looked and found["1"]["test"] == before
@@ -277,6 +281,41 @@ def test_a_seed_that_diverges_is_left_out_of_both_and_told(sweep_folder):
     confirm(folder, 6)
     assert read_confirmation(folder)["tested"]["seeds"] == [1, 2, 4, 5, 6]
     assert read_confirmation(folder)["1"]["test"]["seeds"] == [1, 2, 4, 5, 6]
+
+
+def test_errors_of_runs_are_told_apart_from_stops(sweep_folder, monkeypatch):
+    folder, done = sweep_folder
+    stopped = set()
+
+    class Tuner:
+        """Tune without Ray: one run after the other, bar those that are stopped."""
+
+        def __init__(self, trainable, param_space, **given):
+            self.trainable, self.names = trainable, param_space["run"]["grid_search"]
+
+        def fit(self):
+            for name in self.names:
+                if name not in stopped:
+                    with contextlib.suppress(TrainingError):
+                        self.trainable({"run": name})
+            return SimpleNamespace(errors=[])
+
+    monkeypatch.setattr(module.tune, "Tuner", Tuner)
+    monkeypatch.setattr(module.tune, "with_resources", lambda trainable, resources: trainable)
+    monkeypatch.setattr(module, "choose_concurrency", lambda *given: (1, "one at once"))
+    monkeypatch.setattr(module, "nodes", list)
+    monkeypatch.setattr(module, "_train", _train)
+    done["diverges"] = {"default-seed_2"}
+    confirm(folder, 3)
+    assert list(read_confirmation(folder)["1"]["failed"]) == ["default-seed_2"]
+    stopped.update({"default-seed_2", "trial_0001-seed_4"})  # its error of before says nothing of this start
+    with pytest.raises(TrainingError, match=r"2 runs .*\(default-seed_2, trial_0001-seed_4\), and raised no error"):
+        confirm(folder, 4)
+    stopped.clear()
+    done["diverges"] = set()
+    confirm(folder, 4)
+    entry = read_confirmation(folder)["1"]
+    assert entry["failed"] == {} and entry["val"]["seeds"] == [1, 2, 3, 4]
 
 
 def test_with_fewer_than_two_pairs_there_is_nothing_to_compare(sweep_folder):
