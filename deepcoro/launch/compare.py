@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ def compare(first: str | Path, second: str | Path, split: str = "val") -> dict[s
     runs = (Path(first), Path(second))
     tables, abouts = zip(*(read_rows(run, split) for run in runs), strict=True)
     frames = [table.to_pandas().set_index("unit_id") for table in tables]
-    _check_same_units(runs, frames, [about["dataset_fingerprint"] for about in abouts], split)
+    check_same_units(runs, frames, [about["dataset_fingerprint"] for about in abouts], split)
     frames[1] = frames[1].loc[frames[0].index]
 
     notes = []
@@ -58,7 +59,7 @@ def compare(first: str | Path, second: str | Path, split: str = "val") -> dict[s
     rows, differences = [], {}
     left_out = 0
     for name, of_name in _metrics_of(columns).items():
-        pair, patients, lost = _shared_rows(frames, of_name, by_study=name.startswith("retrieval/study/"))
+        pair, patients, lost = shared_rows(frames, of_name, by_study=name.startswith("retrieval/study/"))
         left_out = max(left_out, lost)
         if len(patients) == 0:
             continue
@@ -89,7 +90,14 @@ def compare(first: str | Path, second: str | Path, split: str = "val") -> dict[s
     return differences
 
 
-def _check_same_units(runs: tuple[Path, Path], frames: list[pd.DataFrame], fingerprints: list[str], split: str) -> None:
+def check_same_units(
+    runs: Sequence[Path], frames: Sequence[pd.DataFrame], fingerprints: Sequence[str], split: str
+) -> None:
+    """Refuse two runs that were not measured on the same units of one dataset.
+
+    Raises:
+        DataError: they were not; how many units are alone is told.
+    """
     ids = [set(frame.index) for frame in frames]
     alone = f"{len(ids[0] - ids[1])} units of the first and {len(ids[1] - ids[0])} of the second are not in the other"
     if fingerprints[0] != fingerprints[1]:
@@ -123,19 +131,22 @@ def _metrics_of(columns: list[str]) -> dict[str, list[str]]:
     return found
 
 
-def _shared_rows(
-    frames: list[pd.DataFrame], columns: list[str], by_study: bool
+def shared_rows(
+    frames: Sequence[pd.DataFrame], columns: list[str], by_study: bool
 ) -> tuple[list[NDArray[np.float64]], np.ndarray, int]:
-    """Values [rows, columns] of both runs where both have them, the rows' patients, and in how many rows one has none.
+    """Values [rows, columns] of each run where all have them, the rows' patients, and in how many rows only some do.
 
     A study's value stands in each of its rows: with ``by_study`` it is taken once.
+
+    Args:
+        frames: of the runs, with the same units in the same order.
     """
-    has = [frame[columns].notna().all(axis=1) for frame in frames]
-    kept = frames[0].index[has[0] & has[1]]
+    has = np.stack([frame[columns].notna().all(axis=1).to_numpy() for frame in frames])
+    kept = frames[0].index[has.all(axis=0)]
     if by_study:
         kept = kept[~frames[0].loc[kept, "study_id"].duplicated()]
     values = [frame.loc[kept, columns].to_numpy(dtype=float) for frame in frames]
-    return values, frames[0].loc[kept, "patient_id"].to_numpy(), int((has[0] ^ has[1]).sum())
+    return values, frames[0].loc[kept, "patient_id"].to_numpy(), int((has.any(axis=0) & ~has.all(axis=0)).sum())
 
 
 def _difference(

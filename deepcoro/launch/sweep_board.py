@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial
@@ -23,7 +24,7 @@ from deepcoro.config import Config
 from deepcoro.launch.search import FIELDS
 from deepcoro.launch.space import with_fields
 from deepcoro.launch.sweep_results import reached_step, run_of
-from deepcoro.training.hparams import experiment_columns, fields_of_line, flat_fields, session_line
+from deepcoro.training.hparams import experiment_columns, fields_of_line, flat_fields, session_line, with_types_of
 from deepcoro.training.validation import read_results
 
 STATE = "trial.state"  # a column: complete, pruned or fail; confirmed, of the runs of a confirmation
@@ -47,7 +48,7 @@ def write_board(study: optuna.Study, folder: Path, config: Config) -> list[Path]
             own = with_fields(config, tried)
             written.append(write_line(run, own, tried, trial.state.name.lower(), reached_step(trial) or 0))
     if written or not _has(folder / "tensorboard"):
-        columns = {STATE: "", **flat_fields(config)}
+        columns = {STATE: "", **with_types_of(flat_fields(config), _tried(study))}
         shown = [STATE, *varied_fields(study)]
         summary = experiment_columns(columns, shown, metrics_shown(study, folder, ended))
         for old in (folder / "tensorboard").glob(f"*tfevents*{_MARK}"):
@@ -70,11 +71,17 @@ def write_line(run: Path, config: Config, tried: Collection[str], state: str, st
 def varied_fields(study: optuna.Study) -> list[str]:
     """Fields of the config in which the trials may differ, in the order of the space: those that more than one value
     was tried of."""
-    seen: dict[str, set[str]] = {}
+    seen = {name: set(map(repr, values)) for name, values in _tried(study).items()}
+    return [name for name, values in seen.items() if len(values) > 1] or list(seen)
+
+
+def _tried(study: optuna.Study) -> dict[str, list[Any]]:
+    """The values that were tried of each field."""
+    found: dict[str, list[Any]] = {}
     for trial in study.get_trials(deepcopy=False):
         for name, value in trial.user_attrs.get(FIELDS, {}).items():
-            seen.setdefault(name, set()).add(repr(value))
-    return [name for name, values in seen.items() if len(values) > 1] or list(seen)
+            found.setdefault(name, []).append(value)
+    return found
 
 
 def metrics_shown(study: optuna.Study, folder: Path, trials: list[FrozenTrial]) -> list[str]:

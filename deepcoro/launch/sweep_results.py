@@ -31,6 +31,8 @@ _ABOUT = "about"  # of a study that was read: what the sweep was asked
 def write_results(study: optuna.Study, folder: Path, about: Mapping[str, Any] | None = None) -> Path:
     """``sweep.json``: each trial with its state, values, parameters, error, seconds and run; and ``best.yaml``.
 
+    A ``best.yaml`` of before goes where there is none to write: it would be of a trial that is not the best.
+
     Args:
         about: what the sweep was asked: ``num_trials``, ``stopping``.
     """
@@ -45,8 +47,8 @@ def write_results(study: optuna.Study, folder: Path, about: Mapping[str, Any] | 
         "trials": rows,
     }
     _write(folder / FILE, json.dumps(content, indent=1) + "\n")
-    if best is not None:
-        write_best(folder, best)
+    if best is None or write_best(folder, best) is None:
+        (folder / BEST_FILE).unlink(missing_ok=True)
     return folder / FILE
 
 

@@ -48,6 +48,20 @@ def as_value(value: object) -> Value:
     return value if isinstance(value, int | float | str) and not isinstance(value, bool) else json.dumps(value)
 
 
+def with_types_of(fields: Mapping[str, Value], tried: Mapping[str, Iterable[object]]) -> dict[str, Value]:
+    """``fields`` with a value that tells the type of those that a search tries: a default of ``null`` is text, and what
+    is tried instead of it may be numbers.
+
+    Args:
+        tried: by field, the values; those of ``None`` say nothing. Where any other is no number, the column is text.
+    """
+    found = dict(fields)
+    for name, values in tried.items():
+        if known := [as_value(value) for value in values if value is not None]:
+            found[name] = next((value for value in known if isinstance(value, str)), known[0])
+    return found
+
+
 def experiment_columns(fields: Mapping[str, Value], shown: Collection[str], metrics: Iterable[str]) -> Summary:
     """Columns of the table.
 

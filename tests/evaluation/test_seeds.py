@@ -37,14 +37,17 @@ def test_without_a_spread_of_seeds_it_is_the_interval_over_patients():
 
 @pytest.mark.parametrize(("of_seed", "of_patient"), [(0.5, 0.3), (0.0, 1.0), (0.5, 3.0)])
 def test_intervals_hold_the_truth_as_often_as_they_say(of_seed, of_patient):
-    """Crossed effects of known size; of 300 intervals of 95 %, 270 or more (four deviations) must hold the mean."""
-    generator, held = np.random.default_rng(1), 0
+    """Crossed effects of known size; of 300 intervals of 95 %, 270 or more (four deviations) must hold the mean, and of
+    those of 50 % 115 to 185: twice as wide they would hold it in 240, and half as wide in 80."""
+    generator = np.random.default_rng(1)
+    held = dict.fromkeys((0.95, 0.5), 0)
     for _ in range(300):
         values = 0.2 + of_seed * generator.normal(size=(5, 1)) + of_patient * generator.normal(size=(1, 40))
         values = values + 0.5 * generator.normal(size=(5, 40))
-        found = difference_over_seeds(rows(values), rows(0 * values), np.arange(40), mean).interval
-        held += found.low <= 0.2 <= found.high
-    assert 270 <= held <= 300
+        for level in held:
+            found = difference_over_seeds(rows(values), rows(0 * values), np.arange(40), mean, level=level).interval
+            held[level] += found.low <= 0.2 <= found.high
+    assert held[0.95] >= 270 and 115 <= held[0.5] <= 185
 
 
 def test_rows_of_a_patient_are_drawn_together_and_counts_may_be_compared():

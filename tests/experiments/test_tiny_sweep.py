@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from deepcoro.errors import ConfigError
 from deepcoro.launch.space import load_space
 from deepcoro.launch.space_check import check_space
 from deepcoro.launch.sweep import check_sweep
+from deepcoro.launch.sweep_folder import save_sweep
 from experiments import tiny_sweep
 from experiments.bench import sweep as bench
 
@@ -17,7 +19,25 @@ def test_each_space_can_be_searched_from_the_demo(space, tmp_path):
     asked = tiny_sweep.asked(space, 9, tiny_sweep.experiment().merge({"root": str(tmp_path)}))
     assert check_sweep(asked) and not asked.resume
     assert asked.folder == tmp_path / f"tiny-{space}"
-    assert asked.config.training.num_steps % asked.config.training.evaluate_every == 0
+    training = asked.config.training
+    assert training.num_steps % training.evaluate_every == 0 == training.num_steps % training.checkpoint_every
+    assert training.checkpoint_every < training.num_steps  # else a trial that is killed begins anew
+
+
+def test_it_goes_on_with_a_sweep_that_is_the_same_still(tmp_path, monkeypatch):
+    config = tiny_sweep.experiment().merge({"root": str(tmp_path / "runs")})
+    begun = tiny_sweep.asked("mask_ratio", 12, config)
+    begun.folder.mkdir(parents=True)
+    save_sweep(begun)
+    again = tiny_sweep.asked("mask_ratio", 15, config.override(["resources.cpus_per_worker=1"]))
+    assert again.resume and again.num_trials == 15 and again.stopping == "asha" and again.folder == begun.folder
+    assert again.config == begun.config.merge({"resources": {"cpus_per_worker": 1}})
+    with pytest.raises(ConfigError, match="training.num_steps: 162 -> 81\n"):
+        tiny_sweep.asked("mask_ratio", 12, config.override(["training.num_steps=81"]))
+    (tmp_path / "mask_ratio.py").write_text(begun.space.path.read_text().replace("0.9, 0.05", "0.8, 0.05"))
+    monkeypatch.setattr(tiny_sweep, "_FOLDER", tmp_path)
+    with pytest.raises(ConfigError, match="is not the space that"):
+        tiny_sweep.asked("mask_ratio", 12, config)
 
 
 def test_both_sweeps_of_the_benchmark_try_the_drawn_configurations(tmp_path):

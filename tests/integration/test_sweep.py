@@ -64,4 +64,5 @@ def test_trials_run_at_once_and_one_that_fails_does_not_end_the_sweep(small_conf
     assert set(kinds) == {f"trial_{best.number:04d}-seed_1", "default-seed_1"}
     assert {one.seed for one in kinds.values()} == {1}
     found = read_confirmation(folder)[str(best.number)]
-    assert set(found) == {"seeds", "val"} and found["val"][MRR]["low"] is None  # one seed has no interval
+    assert set(found) == {"seeds", "failed", "val"} and found["failed"] == {}
+    assert found["val"]["metrics"][MRR]["low"] is None  # one seed has no interval

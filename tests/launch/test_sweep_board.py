@@ -2,12 +2,16 @@
 
 from types import SimpleNamespace
 
+import optuna
 import pytest
+from optuna.trial import TrialState, create_trial
 from tensorboard.backend.event_processing import data_provider, plugin_event_multiplexer
+from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 from tensorboard.context import RequestContext
 from tensorboard.plugins import base_plugin
-from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
+from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups, metadata
 
+from deepcoro.launch.search import FIELDS
 from deepcoro.launch.sweep_board import STATE, write_board, write_line
 from deepcoro.training.board import Board
 from deepcoro.training.validation import post_results
@@ -94,3 +98,24 @@ def test_a_line_is_written_once(sweep):
     experiment, lines = asked(folder)
     assert lines["confirm/default-seed_1/tensorboard"].hparams[LR].number_value == config.optim.lr
     assert {info.name for info in experiment.hparam_infos if info.differs} == {STATE, LR, STRATEGY}
+
+
+def test_a_field_without_a_default_has_the_type_of_what_was_tried(tmp_path, tiny_config):
+    name, config = "optim.logit_lr", tiny_config()
+    assert config.optim.logit_lr is None
+    for number, (tried, kind) in enumerate(
+        (
+            ([1e-3, None, 2e-3], api_pb2.DATA_TYPE_FLOAT64),
+            ([None], api_pb2.DATA_TYPE_STRING),
+            ([None, 1.0, "2 epochs"], api_pb2.DATA_TYPE_STRING),
+        )
+    ):
+        study = optuna.create_study(direction="maximize")
+        for value in tried:
+            study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={FIELDS: {name: value}}))
+        folder = tmp_path / str(number)
+        write_board(study, folder, config)
+        (path,) = (folder / "tensorboard").iterdir()
+        events = [event for event in LegacyEventFileLoader(str(path)).Load() if event.HasField("summary")]
+        data = metadata.parse_experiment_plugin_data(events[0].summary.value[0].metadata.plugin_data.content)
+        assert {info.name: info.type for info in data.hparam_infos}[name] == kind

@@ -1,5 +1,7 @@
 """``sweep.json`` holds what the study held; ``best.yaml`` is the config of the trial that is best."""
 
+import shutil
+
 import optuna
 import pytest
 from optuna.trial import TrialState
@@ -75,6 +77,16 @@ def test_best_yaml_is_the_whole_config_under_a_name_of_its_own(tmp_path, tiny_co
     expected = base.merge({"name": "s-best", "optim": {"lr": 1e-2}})
     assert alone == laid_over == expected
     assert "trial 3" in (folder / "best.yaml").read_text().splitlines()[0]
+
+
+def test_best_yaml_of_before_goes_where_the_best_trials_run_is_gone(tmp_path, tiny_config):
+    study = study_of(ROWS)
+    leave_runs(study, tmp_path, tiny_config())
+    write_results(study, tmp_path)
+    assert (tmp_path / "best.yaml").exists()
+    shutil.rmtree(tmp_path / "trials" / "trial_0003")
+    write_results(study, tmp_path)
+    assert not (tmp_path / "best.yaml").exists()
 
 
 def test_nothing_to_read(tmp_path):
