@@ -17,7 +17,8 @@ STEPS = 4
 CELLS = {1: [(1, 1)], 2: [(1, 1), (2, 2), (4, 2)], 3: [(1, 1), (2, 2)], 4: [(1, 1), (2, 2)]}  # CPUs: (asked, at once)
 
 
-@pytest.mark.parametrize("num_cpus", [1, *(pytest.param(number, marks=pytest.mark.long) for number in (2, 3, 4))])
+@pytest.mark.long
+@pytest.mark.parametrize("num_cpus", [1, 2, 3, 4])
 @pytest.mark.timeout(900)
 def test_what_is_asked_for_runs_as_far_as_it_fits(tiny_sweep, num_cpus):
     place = tiny_sweep(f"training.num_steps={STEPS}", "training.checkpoint_every=4", "training.evaluate_every=4")
