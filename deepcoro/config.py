@@ -220,8 +220,7 @@ class Config(Section):
             )
 
     def _check_shared_pass(self) -> None:
-        part, masked = self.shared_pass, self.masked_modeling
-        part.check_steps(self.training.num_steps)
+        self.shared_pass.check_steps(self.training.num_steps)
         if not self.needs_text:
             raise ValueError(
                 "shared_pass.enabled needs the contrastive or the captioning loss; without them masked modelling's "
@@ -233,24 +232,7 @@ class Config(Section):
                 "computes all of them, with a mask token in place of the hidden ones: nothing would be saved; use "
                 "video_encoder.name=tubelet, or shared_pass.enabled=false"
             )
-        if masked.mask_ratio_follows == "loss" and not self.loss.is_used("masked_modeling"):
-            raise ValueError(
-                "masked_modeling.mask_ratio_follows=loss follows the masked loss, which weighs 0: give "
-                "shared_pass.mask_ratio, or a schedule"
-            )
-        if part.mask_ratio is None:
-            return
-        if masked.mask_ratio_follows != "nothing":
-            raise ValueError(
-                f"shared_pass.mask_ratio {part.mask_ratio} stays, and masked_modeling.mask_ratio_follows="
-                f"{masked.mask_ratio_follows} moves the ratio of the same pass; give one of them"
-            )
-        visible = masked.num_visible(self.grid, part.mask_ratio)
-        if not 0 < visible < self.num_tokens:
-            raise ValueError(
-                f"shared_pass.mask_ratio {part.mask_ratio} of {self.num_tokens} tokens ({masked.strategy}) leaves "
-                f"{visible} to see; it must hide some and show some"
-            )
+        self.shared_pass.check_ratio(self.masked_modeling, self.grid, self.loss.is_used("masked_modeling"))
 
     def level(self, loss: str) -> Level:
         """Whether ``contrastive`` or ``captioning`` takes clips by themselves, or the clips of a study together."""

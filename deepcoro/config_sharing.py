@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from deepcoro.config_masking import Grid, MaskedModelingConfig
 from deepcoro.config_section import Section
 from deepcoro.config_training import Share, first_step
 
@@ -46,4 +48,27 @@ class SharedPassConfig(Section):
             raise ValueError(
                 f"shared_pass.unmasked_tail {self.unmasked_tail} of training.num_steps {num_steps} is "
                 f"{num_steps - shared} whole steps; it must be some of them, and leave some"
+            )
+
+    def check_ratio(self, masked: MaskedModelingConfig, grid: Grid, has_masked_loss: bool) -> None:
+        """Raise ``ValueError`` for two ratios of one pass, one that follows a loss that is not there, or one that hides
+        all of ``grid`` tokens, or nothing."""
+        follows = masked.mask_ratio_follows
+        if follows == "loss" and not has_masked_loss:
+            raise ValueError(
+                "masked_modeling.mask_ratio_follows=loss follows the masked loss, which weighs 0: give "
+                "shared_pass.mask_ratio, or a schedule"
+            )
+        if self.mask_ratio is None:
+            return
+        if follows != "nothing":
+            raise ValueError(
+                f"shared_pass.mask_ratio {self.mask_ratio} stays, and masked_modeling.mask_ratio_follows={follows} "
+                "moves the ratio of the same pass; give one of them"
+            )
+        visible, tokens = masked.num_visible(grid, self.mask_ratio), math.prod(grid)
+        if not 0 < visible < tokens:
+            raise ValueError(
+                f"shared_pass.mask_ratio {self.mask_ratio} of {tokens} tokens ({masked.strategy}) leaves {visible} to "
+                "see; it must hide some and show some"
             )

@@ -47,7 +47,7 @@ ALLOWED = {
     "config_distillation": {"config_section"},
     "config_encoder": {"errors", "config_section"},
     "config_masking": {"config_section"},
-    "config_sharing": {"config_section", "config_training"},
+    "config_sharing": {"config_section", "config_masking", "config_training"},
     "config_training": {"errors", "config_section"},
     "config_writing": {"config_section"},
     "config_section": {"errors"},

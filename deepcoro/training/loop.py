@@ -47,7 +47,7 @@ from deepcoro.training.optim import build_optimizer, load_optimizer, lr_schedule
 from deepcoro.training.pictures import draw_pictures
 from deepcoro.training.place import Place
 from deepcoro.training.plan import training_plan
-from deepcoro.training.positions import PositionLog
+from deepcoro.training.positions import PositionLog, check_positions
 from deepcoro.training.sharding import gather, gather_optimizer, whole, wrap
 from deepcoro.training.step import StepResult, compile_encoder, train_step
 from deepcoro.training.teachers import Teachers
@@ -180,7 +180,7 @@ class Worker:
     def take_step(self, rows: list[Any]) -> None:
         """One optimizer step on this worker's micro-batches, and what is told of it."""
         config, training = self.config, self.config.training
-        self._check_positions(rows)
+        check_positions(self.config, self.step, rows, self.rank, self.world)
         note_problems(self.run, rows)
         # Dropout draws from the place in the stream, not from how often the run was started.
         seed = np.random.SeedSequence([config.seed, self.step, self.rank]).generate_state(1)[0]
@@ -368,23 +368,6 @@ class Worker:
             task = ray.train.ValidationTaskConfig(fn_kwargs={"step": step}) if self.rank == 0 else False
             ray.train.report({"step": step}, checkpoint=checkpoint, validation=task)
         self.awaited.append(step)
-
-    def _check_positions(self, rows: list[Any]) -> None:
-        """Hold the batches against the stream: step s is positions [s*B, (s+1)*B), dealt out as ``StreamLayout`` says.
-
-        Raises:
-            TrainingError: they are others. Nothing was trained on them.
-        """
-        micro = self.config.micro_batch_size
-        for number, batch in enumerate(rows):
-            first = self.step * self.config.training.batch_size + (number * self.world + self.rank) * micro
-            if not np.array_equal(batch["position"], np.arange(first, first + micro)):
-                found = batch["position"]
-                raise TrainingError(
-                    f"step {self.step + 1} on worker {self.rank} should be positions {first} to {first + micro - 1} "
-                    f"of the stream, and got {found.min()} to {found.max()} ({len(found)}); start the run again: it "
-                    "goes on from its newest checkpoint"
-                )
 
     def _log(
         self,

@@ -3,11 +3,13 @@
 A folder of Parquet files that reads as one table (``pyarrow.parquet.read_table(run / "positions.parquet")``) with the
 columns ``step`` (int64, the first step is 1), ``worker`` (int32) and ``position`` (int64). There is a file for each
 checkpoint, written before the checkpoint is committed: what stands there is exactly the history behind the newest
-checkpoint, since a start takes out what lies beyond the checkpoint that it goes on from.
+checkpoint, since a start takes out what lies beyond the checkpoint that it goes on from. Before a step is taken its
+positions are held against the stream (``check_positions``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch.distributed as dist
+
+from deepcoro.config import Config
+from deepcoro.errors import TrainingError
 
 FOLDER = "positions.parquet"
 
@@ -81,3 +86,22 @@ class PositionLog:
         for path in self.folder.glob("*.parquet"):
             if int(path.stem) > step:
                 path.unlink()
+
+
+def check_positions(config: Config, step: int, rows: Sequence[Mapping[str, Any]], rank: int, world: int) -> None:
+    """Hold a worker's micro-batches against the stream: step s (0 is the first) is positions [s*B, (s+1)*B), dealt out
+    as ``StreamLayout`` says.
+
+    Raises:
+        TrainingError: they are others. Nothing was trained on them.
+    """
+    micro = config.micro_batch_size
+    for number, batch in enumerate(rows):
+        first = step * config.training.batch_size + (number * world + rank) * micro
+        found = batch["position"]
+        if not np.array_equal(found, np.arange(first, first + micro)):
+            raise TrainingError(
+                f"step {step + 1} on worker {rank} should be positions {first} to {first + micro - 1} of the stream, "
+                f"and got {found.min()} to {found.max()} ({len(found)}); start the run again: it goes on from its "
+                "newest checkpoint"
+            )

@@ -77,13 +77,12 @@ def test_two_sweeps_of_one_name_and_none_to_go_on_with(space, tmp_path):
     open_study("other", space(), None, tmp_path, num_trials=4)
 
 
-@pytest.mark.parametrize(
-    ("name", "calls_before"),
-    [("set_metric_names", 0), ("set_user_attr", 0), ("enqueue_trial", 0), ("enqueue_trial", 1)],
-)
-def test_killed_while_the_study_was_made_it_is_made_whole(space, tmp_path, monkeypatch, name, calls_before):
-    points, calls = space(ONE + 'START = [{"optim.lr": 6e-5}, {"optim.lr": 2e-4}]'), []
-    real = getattr(optuna.Study, name)
+TWO_POINTS = ONE + 'START = [{"optim.lr": 6e-5}, {"optim.lr": 2e-4}]'
+
+
+def kill_in_the_making(points, folder, monkeypatch, name, calls_before):
+    """Begin the sweep "s", and end at the call of a study's method ``name`` that comes after ``calls_before`` others."""
+    calls, real = [], getattr(optuna.Study, name)
 
     def killed(study, *args, **more):
         if len(calls) == calls_before:
@@ -93,7 +92,16 @@ def test_killed_while_the_study_was_made_it_is_made_whole(space, tmp_path, monke
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(optuna.Study, name, killed)
-        open_study("s", points, None, tmp_path, num_trials=4)
+        open_study("s", points, None, folder, num_trials=4)
+
+
+@pytest.mark.parametrize(
+    ("name", "calls_before"),
+    [("set_metric_names", 0), ("set_user_attr", 0), ("enqueue_trial", 0), ("enqueue_trial", 1)],
+)
+def test_killed_while_the_study_was_made_it_is_made_whole(space, tmp_path, monkeypatch, name, calls_before):
+    points = space(TWO_POINTS)
+    kill_in_the_making(points, tmp_path, monkeypatch, name, calls_before)
     for _ in range(2):
         study = open_study("s", points, None, tmp_path, num_trials=4, resume=True)
         assert study.metric_names == ["captioning/finding_f1"]
@@ -105,18 +113,7 @@ def test_killed_while_the_study_was_made_it_is_made_whole(space, tmp_path, monke
 )
 def test_killed_while_the_study_was_made_it_can_be_begun_anew(space, tmp_path, monkeypatch, name, calls_before):
     """With other points, and another direction, than the study that was not made to its end."""
-    first, calls = space(ONE + 'START = [{"optim.lr": 6e-5}, {"optim.lr": 2e-4}]'), []
-    real = getattr(optuna.Study, name)
-
-    def killed(study, *args, **more):
-        if len(calls) == calls_before:
-            raise KeyboardInterrupt
-        calls.append(1)
-        return real(study, *args, **more)
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(optuna.Study, name, killed)
-        open_study("s", first, None, tmp_path, num_trials=4)
+    kill_in_the_making(space(TWO_POINTS), tmp_path, monkeypatch, name, calls_before)
     other = space(ONE.replace('"max"', '"min"') + 'START = [{"optim.lr": 3e-4}]')
     assert look_for_study("s", other, None, tmp_path, resume=False, begun=False) is None
     study = open_study("s", other, None, tmp_path, num_trials=4)

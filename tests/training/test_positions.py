@@ -2,8 +2,11 @@
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 
-from deepcoro.training.positions import FOLDER, PositionLog
+from deepcoro.config import Config
+from deepcoro.errors import TrainingError
+from deepcoro.training.positions import FOLDER, PositionLog, check_positions
 
 
 def read(run):
@@ -61,3 +64,15 @@ def test_positions_are_copied_out_of_the_batch(tmp_path):
     batch[:] = 0
     checkpoint(log, 1)
     assert [row[2] for row in read(tmp_path)] == [7, 8]
+
+
+def test_batches_are_held_against_the_stream():
+    """Steps of 12 rows on 2 workers in 2 parts: of step 5 (counted from 0) worker 1 has 63 to 65 and 69 to 71."""
+    config = Config().override(["training.batch_size=12", "resources.num_workers=2", "training.accumulation_steps=2"])
+    rows = [{"position": np.arange(63, 66)}, {"position": np.arange(69, 72)}]
+    check_positions(config, 5, rows, 1, 2)
+    for wrong in (rows[::-1], [rows[0], rows[0]], [rows[0], {"position": np.array([69, 71, 70])}]):
+        with pytest.raises(TrainingError, match="step 6 on worker 1 should be positions (63 to 65|69 to 71)"):
+            check_positions(config, 5, wrong, 1, 2)
+    with pytest.raises(TrainingError, match="and got 63 to 65"):
+        check_positions(config, 5, rows, 0, 2)
