@@ -73,7 +73,7 @@ class VideoEncoderConfig(Section):
     position_grid: tuple[Positive, Positive, Positive] | None = None
     class_token: bool | None = None
     patch_norm: bool | None = None  # normalise the pixels of each tubelet before they are embedded
-    # How pixels become tokens. Convolutions learn small things from fewer cines, but compute hidden tokens too; their
+    # How pixels become tokens. Convolutions are meant for things of a few pixels; they compute hidden tokens too. Their
     # patch_norm is by what surrounds a pixel. stem_width: channels at half the picture's size.
     stem: Literal["linear", "convolutional"] | None = None
     stem_width: Positive | None = None

@@ -81,7 +81,7 @@ TWO_POINTS = ONE + 'START = [{"optim.lr": 6e-5}, {"optim.lr": 2e-4}]'
 
 
 def kill_in_the_making(points, folder, monkeypatch, name, calls_before):
-    """Begin the sweep "s", and end at the call of a study's method ``name`` that comes after ``calls_before`` others."""
+    """Begin the sweep "s", and end at the call of the study's ``name`` that comes after ``calls_before`` others."""
     calls, real = [], getattr(optuna.Study, name)
 
     def killed(study, *args, **more):
