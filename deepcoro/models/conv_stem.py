@@ -1,10 +1,10 @@
 """Clip -> tokens by a small convolutional network, in place of one linear layer (2106.14881: early convolutions).
 
 A narrowing is a few pixels wide, and a linear layer sees a token's pixels all at once: whether a vessel grows thin
-there is no linear function of them. Convolutions over ever larger surroundings can find it (what they gain in a run
-has not been measured here). Before them the clip is normalised by what surrounds each pixel, so that the still background (ribs, diaphragm,
-collimator), whose contrast is many times that of a vessel, does not hide them; it is what ``patch_norm`` does for a
-linear layer.
+there is no linear function of them. Convolutions over ever larger surroundings can find it (what they gain in a run has
+not been measured here). Before them the clip is normalised by what surrounds each pixel, so that the still background
+(ribs, diaphragm, collimator), whose contrast is many times that of a vessel, does not hide them; it is what
+``patch_norm`` does for a linear layer.
 
 Letters: B clips, T frames, H W pixels, t frames of a tubelet, N tokens, K visible, D width.
 """
