@@ -24,6 +24,7 @@ from deepcoro.config_encoder import (
     VideoEncoderConfig,
     forget_architecture,
 )
+from deepcoro.config_grounding import GroundingConfig
 from deepcoro.config_masking import MaskedModelingConfig
 from deepcoro.config_section import Section, overlay, set_at
 from deepcoro.config_seed import SEED_KEYS, from_seed_keys
@@ -141,6 +142,7 @@ class Config(Section):
     captioning: CaptioningConfig = CaptioningConfig()
     masked_modeling: MaskedModelingConfig = MaskedModelingConfig()
     shared_pass: SharedPassConfig = SharedPassConfig()
+    grounding: GroundingConfig = GroundingConfig()
     distillation: DistillationConfig = DistillationConfig()
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
@@ -160,6 +162,8 @@ class Config(Section):
                 "masked_modeling.pretrained=true takes the decoder of the run of ours that video_encoder.pretrained "
                 "names, and that is not given"
             )
+        if self.loss.is_used("grounding"):
+            self._check_grounding()
         if self.loss.is_used("distillation"):
             self.distillation.check_used(self.loss.is_used("contrastive"))
         parts = self.resources.num_workers * self.training.accumulation_steps
@@ -217,6 +221,19 @@ class Config(Section):
         if self.pools_studies and pooling.kind == "attention" and width is not None and width % pooling.num_heads:
             raise ValueError(
                 f"video_encoder.width {width} is not divisible by study_pooling.num_heads {pooling.num_heads}"
+            )
+
+    def _check_grounding(self) -> None:
+        if self.shared_pass.enabled:
+            raise ValueError(
+                "loss.weights.grounding does not go with shared_pass.enabled=true: where a token is hidden nobody can "
+                "tell whether a lesion is there; set one of them to 0 or false"
+            )
+        _, height, width = self.tubelet
+        if self.grounding.cells_per_token > min(height, width):
+            raise ValueError(
+                f"grounding.cells_per_token {self.grounding.cells_per_token} is more than the pixels of a token, "
+                f"{height} x {width}"
             )
 
     def _check_shared_pass(self) -> None:

@@ -68,6 +68,7 @@ class LossWeights(Section):
     contrastive: NonNegative = 1.0
     captioning: NonNegative = 1.0
     masked_modeling: NonNegative = 0.1
+    grounding: NonNegative = 0.0  # where lesions lie; learns from the boxes of the data. About 0.05 is one like others
     distillation: NonNegative = 0.0  # what it is from says the section distillation
 
 
@@ -77,6 +78,7 @@ class LossStarts(Section):
     contrastive: Share = 0.0
     captioning: Share = 0.0
     masked_modeling: Share = 0.0
+    grounding: Share = 0.0
     distillation: Share = 0.0
 
 

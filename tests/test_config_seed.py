@@ -153,7 +153,7 @@ def test_the_parts_have_the_seeds_defaults_too():
         "warmup_steps": 1000, "total_steps": 10000, "schedule_type": "linear",
     }.items()  # fmt: skip
     loss = MultitaskLoss()
-    weights = {"contrastive": 1.0, "captioning": 1.0, "masked_modeling": 0.1, "distillation": 0.0}
+    weights = {"contrastive": 1.0, "captioning": 1.0, "masked_modeling": 0.1, "grounding": 0.0, "distillation": 0.0}
     assert (loss.loss_weights, loss.label_smoothing, loss.ignore_index) == (weights, 0.1, -100)
     assert defaults(MultitaskLoss)["contrastive_loss_type"] == "sigmoid"
 

@@ -142,6 +142,7 @@ def test_the_largest_weights_compute_every_loss():
         "contrastive": 1.0,
         "captioning": 1.0,
         "masked_modeling": 0.1,
+        "grounding": 0.0,
         "distillation": 0.0,
     }
     assert config.loss.used == ["contrastive", "captioning", "masked_modeling"]

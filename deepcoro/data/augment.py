@@ -42,11 +42,16 @@ def move_boxes(boxes: np.ndarray, height: int, width: int, crop: Crop) -> np.nda
 
     A box that lies outside becomes NaN.
     """
-    scale = np.array([width, height, width, height]) / crop.side
-    origin = np.array([crop.x0, crop.y0, crop.x0, crop.y0]) / crop.side
-    moved = np.clip(boxes * scale - origin, 0, 1)
+    moved = np.clip(place_in_crop(boxes, height, width, crop), 0, 1)
     outside = (moved[:, 2] <= moved[:, 0]) | (moved[:, 3] <= moved[:, 1])
     return np.where(outside[:, None], np.nan, moved)
+
+
+def place_in_crop(boxes: np.ndarray, height: int, width: int, crop: Crop) -> np.ndarray:
+    """The same, not cut: what lies outside is below 0 or above 1."""
+    scale = np.array([width, height, width, height]) / crop.side
+    origin = np.array([crop.x0, crop.y0, crop.x0, crop.y0]) / crop.side
+    return boxes * scale - origin
 
 
 def visible_shares(boxes: np.ndarray, height: int, width: int, crop: Crop) -> np.ndarray:

@@ -5,6 +5,7 @@ Letters: B rows, V views, T frames, H W pixels, N tokens of a clip, R boxes.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from deepcoro.config import Config
 from deepcoro.data.augment import choose_crop, crop_and_resize, jitter_intensity, move_boxes
 from deepcoro.data.caption_tasks import TASKS, Caption, Region, choose_caption, regions_in_view
 from deepcoro.data.decode import decode_frames, local_copy
+from deepcoro.data.lesion_maps import lesion_map
 from deepcoro.data.masking import Masking
 from deepcoro.data.order import generator
 from deepcoro.data.sampling import choose_views, frame_indices
@@ -20,6 +22,7 @@ from deepcoro.data.schema import Batch
 from deepcoro.data.tables import Units
 from deepcoro.data.text import ReportTokenizer, severity, target_text, text_key
 from deepcoro.errors import DataError
+from deepcoro.reports.vocabulary import TREES
 
 TRAINING, EVALUATION, CAPTIONING = 0, 1, 2  # what chance is drawn for (order.generator)
 _MAX_BOXES = 8  # lesions shown at once in one clip; more are left out of the batch, not of the table
@@ -39,6 +42,7 @@ class UnitReader:
         captions = config.loss.is_used("captioning")
         self._has_tasks = captions and config.captioning.tasks.in_use
         self._draws_captions = training and captions and (self._has_tasks or config.captioning.parallel_share > 0)
+        self._grounds, self._cells = training and config.loss.is_used("grounding"), config.grounding.cells(config.grid)
         self._captions_clips = config.needs_clip_texts and config.level("captioning") == "clip"
         # Beside texts of tasks the reports are for contrastive alone, if that compares those of the same level.
         of_level = not self._captions_clips or config.level("contrastive") == "clip"
@@ -133,6 +137,10 @@ class UnitReader:
             "view_index": np.zeros(views, np.int64),
             "boxes": np.full((views, _MAX_BOXES, 5), np.nan, np.float32),
         }
+        if self._grounds:
+            row["segments_at"] = np.zeros((views, math.prod(self._cells)), np.int32)
+            row["lesions_known"] = np.zeros((views, math.prod(self._cells)), bool)
+            row["tree"] = np.full(views, -1, np.int8)
         problems: list[str] = []
         clip_texts: list[str | None] = [None] * views
         regions: list[list[Region]] = [[] for _ in range(views)]
@@ -150,11 +158,14 @@ class UnitReader:
                 if weighs:
                     row["clip_severity"][view] = severity(*of_clip)
             try:
-                row["clip"][view], row["boxes"][view], regions[view] = self._clip(video, rng)
+                row["clip"][view], row["boxes"][view], regions[view], lesions = self._clip(video, rng)
             except DataError as error:  # this view is marked, counted and told; the row keeps its place in the stream
                 problems.append(str(error))
                 continue
             row["valid"][view] = True
+            if lesions is not None:
+                row["segments_at"][view], row["lesions_known"][view] = lesions
+                row["tree"][view] = TREES.index(video["coronary_tree"]) if video["coronary_tree"] else -1
             row["angles"][view] = [
                 np.nan if a is None else a for a in (video["primary_angle"], video["secondary_angle"])
             ]
@@ -168,7 +179,8 @@ class UnitReader:
 
     def _clip(
         self, video: dict[str, Any], rng: np.random.Generator | None
-    ) -> tuple[np.ndarray, np.ndarray, list[Region]]:
+    ) -> tuple[np.ndarray, np.ndarray, list[Region], tuple[np.ndarray, np.ndarray] | None]:
+        """A clip of a video, its boxes, the regions that captioning may ask for, and where its lesions are."""
         data = self.config.data
         indices = frame_indices(
             video["num_frames"], video["fps"], data.num_frames, data.sample_fps, data.time_jitter, rng
@@ -190,8 +202,12 @@ class UnitReader:
         if shown:
             boxes[: len(shown), 0] = [frame for frame, _ in shown]
             boxes[: len(shown), 1:] = move_boxes(np.array([corners for _, corners in shown]), height, width, crop)
-        asked = self._draws_captions and self._has_tasks
-        return clip, boxes, regions_in_view(indices, video["boxes"] or [], height, width, crop) if asked else []
+        regions, lesions, shape = [], None, (height, width, crop)
+        if self._draws_captions and self._has_tasks:
+            regions = regions_in_view(indices, video["boxes"] or [], *shape)
+        if self._grounds:
+            lesions = lesion_map(indices, video["boxes"], *shape, self._cells)
+        return clip, boxes, regions, lesions
 
 
 def _boxes_on(indices: np.ndarray, boxes: list[dict[str, Any]]) -> list[tuple[int, list[float]]]:

@@ -244,10 +244,10 @@ def resolve(config: Config, dataset: PreparedDataset, units: Units) -> Config:
         )
     if config.needs_text and not units.has_text(config.reads_clip_texts_only).any():
         looks_only = config.loss.is_used("distillation") and config.distillation.local_views > 0
-        if not config.loss.is_used("masked_modeling") and not looks_only:
+        if not looks_only and not config.loss.is_used("masked_modeling") and not config.loss.is_used("grounding"):
             raise DataError(
-                f"{dataset.root}: no training {config.data.unit} has a report, and masked modelling is off: nothing "
-                "to learn"
+                f"{dataset.root}: no training {config.data.unit} has a report, and masked modelling and grounding are "
+                "off: nothing to learn"
             )
         say(
             f"WARNING: no training {config.data.unit} of {dataset.root} has a report: the contrastive and captioning "
@@ -269,6 +269,14 @@ def resolve(config: Config, dataset: PreparedDataset, units: Units) -> Config:
             f"{'' if boxed else 'WARNING: '}{boxed} of {videos} training videos have boxes that captioning.tasks.aref "
             "and gcap can ask for; of the others they are asked for the report"
         )
+    if config.loss.is_used("grounding"):
+        boxed, videos = units.num_with_boxes(), len(units.rows)
+        if not boxed:
+            raise DataError(
+                f"{dataset.root}: loss.weights.grounding learns from boxes of lesions, and no training video has one; "
+                "set it to 0, or add boxes (`python -m data_prep annotations`)"
+            )
+        say(f"{boxed} of {videos} training videos have boxes that the grounding loss learns from")
     return config
 
 

@@ -19,6 +19,7 @@ from deepcoro.levels import caption_text, rows_at_level
 from deepcoro.losses.captioning import caption_targets, captioning_loss, chunked_captioning_loss
 from deepcoro.losses.contrastive import CHUNK_SIZE, CONTRASTIVE_LOSSES, count_pairs
 from deepcoro.losses.distillation import embedding_loss, local_loss, similarity_loss
+from deepcoro.losses.grounding import grounding_loss
 from deepcoro.losses.masked_modeling import LOSS_TYPES, masked_modeling_loss
 from deepcoro.losses.positives import find_match, keys_of
 
@@ -26,13 +27,14 @@ DEFAULT_WEIGHTS: dict[str, float] = {
     "contrastive": 1.0,
     "captioning": 1.0,
     "masked_modeling": 0.1,
+    "grounding": 0.0,
     "distillation": 0.0,
 }
-LOSSES = ("contrastive", "captioning", "masked_modeling")
+LOSSES = ("contrastive", "captioning", "masked_modeling", "grounding")
 
 
 class MultitaskLoss(nn.Module):
-    """Contrastive, captioning and masked-modelling losses of what ``MultitaskModel.forward`` returns.
+    """Contrastive, captioning, masked-modelling and grounding losses of what ``MultitaskModel.forward`` returns.
 
     Args:
         loss_weights: multipliers by loss; those not named keep their default.
@@ -128,13 +130,15 @@ class MultitaskLoss(nn.Module):
 
     def counts(self, batch: Mapping[str, Any], num_asked: int) -> dict[str, Tensor]:
         """What each sum of this batch is divided by: rows with report (or what they count), asked words, the hidden
-        tokens of valid views that are asked for."""
+        tokens of valid views that are asked for, valid views of which some is known."""
         rows = self._rows(batch, "contrastive")
         told, weight = rows["has_report"], self._row_weights(rows)
         pairs = told.sum() if weight is None else weight.where(told, 0).sum()
         counts = {"contrastive": pairs, "masked_modeling": batch["valid"].sum() * num_asked}
         if "input_ids" in batch:
             counts["captioning"] = (self._targets(batch) != self.ignore_index).sum()
+        if "segments_at" in batch:
+            counts["grounding"] = (batch["lesions_known"].any(dim=-1) & batch["valid"]).sum()
         if self.distillation:
             counts |= dict.fromkeys(self.distillation, told.sum())
             counts["distillation_video"] = self._rows_with_views(batch).sum()
@@ -166,6 +170,16 @@ class MultitaskLoss(nn.Module):
             share = self.visible_weight * out["prediction"].shape[1] / out["visible_prediction"].shape[1]
             visible = self.masked(out["visible_prediction"], out["visible_target"], batch["valid"])
             sums["masked_modeling"] = sums["masked_modeling"] + share * visible
+        if "lesion_evidence" in out:
+            sums["grounding"] = grounding_loss(
+                out["lesion_prior"],
+                out["lesion_evidence"],
+                out["lesion_segment"],
+                batch["segments_at"],
+                batch["lesions_known"],
+                batch["valid"],
+                out.get("lesion_early"),
+            )
         return sums | self._distil(out, batch)
 
     def _distil(self, out: Mapping[str, Tensor], batch: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -25,12 +25,13 @@ from deepcoro.models.backbones import build_video_encoder, freeze_bottom
 from deepcoro.models.captioning_decoder import CaptioningDecoder
 from deepcoro.models.distillation import DistillationStudent
 from deepcoro.models.draws import clip_numbers
+from deepcoro.models.grounding import GroundingHead
 from deepcoro.models.layers import full_precision, gather_tokens
 from deepcoro.models.masked_video_modeling import MaskedVideoModeling
 from deepcoro.models.pretrained import load_pretrained, own_description, resolve_architecture
 from deepcoro.models.study_pooling import StudyPooling, ViewEmbedding, drop_views
 from deepcoro.models.text_encoder import TextEncoder
-from deepcoro.models.video_encoder import patchify
+from deepcoro.models.video_encoder import VideoEncoder, patchify
 
 
 class MultitaskModel(nn.Module):
@@ -66,6 +67,11 @@ class MultitaskModel(nn.Module):
         assert width is not None
         self.view_embedding = self.study_pooling = self.video_projection = None
         self.text_encoder = self.text_projection = self.captioning_decoder = self.masked_video_modeling = None
+        self.grounding_head = None
+        if loss.is_used("grounding"):
+            self.grounding_head = GroundingHead(
+                width, config.grid, config.grounding.cells_per_token, isinstance(self.video_encoder, VideoEncoder)
+            )
         self.distillation = DistillationStudent(config) if loss.is_used("distillation") else None
         learns_locally = self.distillation is not None and self.distillation.head is not None
         study = config.study_pooling
@@ -136,7 +142,7 @@ class MultitaskModel(nn.Module):
         Returns, where their loss is in use: ``video_embedding`` and ``text_embedding`` [R, E] of length 1,
             ``logit_scale``, ``logit_bias``; ``caption_logits`` [R, L-1, vocabulary], or in training mode
             ``caption_hidden`` [R, L-1, width of the decoder] and ``caption_weight`` [vocabulary, that width] whose
-            product they are; ``prediction`` and ``target`` [B*V, M, P], in
+            product they are; what ``GroundingHead`` gives, for B*V clips; ``prediction`` and ``target`` [B*V, M, P], in
             training mode of the hidden tokens that are asked for, and ``visible_prediction`` and ``visible_target``
             [B*V, K, P] where those are predicted too. With ``num_visible`` None the masked pass is left out; with
             ``shared_pass`` it is the only one: embeddings are pooled from the ``num_visible`` tokens that each clip
@@ -151,12 +157,13 @@ class MultitaskModel(nn.Module):
             raise ValueError("a shared pass is a masked one, and needs num_visible")
         out: dict[str, Tensor] = {}
         config = self.config
-        contrasts, captions, reconstructs, distils = (
+        contrasts, captions, reconstructs, grounds, distils = (
             part is not None and (losses is None or name in losses)
             for name, part in (
                 ("contrastive", self.video_projection),
                 ("captioning", self.captioning_decoder),
                 ("masked_modeling", self.masked_video_modeling),
+                ("grounding", self.grounding_head),
                 ("distillation", self.distillation),
             )
         )
@@ -166,8 +173,13 @@ class MultitaskModel(nn.Module):
             # Of a box task the box may lie where nothing is shown: its place is then to be told from what is around it,
             # as a hidden token is to be filled in. Boxes are not left out for it: which of them remained would tell.
             shown = self.video_encoder(clip, batch["mask_order"].flatten(0, 1)[:, :num_visible])
-        if embeds or captions:
-            tokens, views_at = self.video_encoder(clip) if shown is None else shown, self.views_at(batch)
+        if embeds or captions or grounds:
+            tokens, embedded, views_at = shown, None, self.views_at(batch)
+            if grounds and self.grounding_head is not None and self.grounding_head.early is not None:
+                tokens, embedded = self.video_encoder(clip, with_embedded=True)
+            elif shown is None:
+                tokens = self.video_encoder(clip)
+            assert tokens is not None
             valid = {"clip": batch["valid"], "study": batch["valid"]}
             if self.training and config.study_pooling.view_dropout > 0:
                 valid["study"] = drop_views(batch["valid"], config.study_pooling.view_dropout)
@@ -197,6 +209,10 @@ class MultitaskModel(nn.Module):
                     out["caption_weight"] = _as_output(self.captioning_decoder.output_weight)
                 else:
                     out["caption_logits"] = self.captioning_decoder(words, memory, mask, num_parallel=parallel)
+            if grounds:
+                assert self.grounding_head is not None
+                on_grid = tokens[:, self.video_encoder.num_prefix_tokens :]  # type: ignore[misc]
+                out |= self.grounding_head(on_grid, batch["angles"].flatten(0, 1), batch["tree"].flatten(), embedded)
         if reconstructs and num_visible is not None:
             out |= self.masked_pass(clip, batch, num_visible, shown)
         if self.distillation is not None and self.distillation.head is not None and distils:

@@ -193,7 +193,7 @@ def passes(
     found, distilled = [], config.distillation
     learns = computes("distillation")
     embeds = computes("contrastive") or (learns and distilled.teacher is not None)
-    if embeds or computes("captioning"):
+    if embeds or computes("captioning") or computes("grounding"):
         found += encodings(seen_by_text)
     if embeds and encoder.pool == "attention":
         m = c + seen_by_text

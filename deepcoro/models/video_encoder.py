@@ -158,12 +158,15 @@ class VideoEncoder(nn.Module):
         """Tokens of a whole clip, those before the grid's not counted."""
         return self.grid[0] * self.grid[1] * self.grid[2]
 
-    def forward(self, clip: Tensor, visible: Tensor | None = None) -> Tensor:
+    def forward(
+        self, clip: Tensor, visible: Tensor | None = None, with_embedded: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Normalised ``clip`` [B, T, H, W] -> tokens [B, N, D], or [B, K, D] of those at ``visible`` [B, K]; behind
-        ``num_prefix_tokens`` others."""
+        ``num_prefix_tokens`` others. ``with_embedded``: also what goes into the blocks, without places and without
+        those others."""
         if tuple(clip.shape[1:]) != self.clip_shape:
             raise ValueError(f"expected clips of shape {self.clip_shape}, received {tuple(clip.shape[1:])}")
-        tokens = self._embed(clip, visible)
+        tokens = embedded = self._embed(clip, visible)
         positions = self._added_positions()
         if positions is not None:
             positions = positions.to(clip.dtype).expand(len(clip), -1, -1)
@@ -181,7 +184,7 @@ class VideoEncoder(nn.Module):
         saves = self.checkpoint_activations and self.training and torch.is_grad_enabled()
         for block in self.blocks:
             tokens = checkpoint(block, tokens, *more, use_reentrant=False) if saves else block(tokens, *more)
-        return self.norm(tokens)
+        return (self.norm(tokens), embedded) if with_embedded else self.norm(tokens)
 
     def pooled(self, tokens: Tensor) -> Tensor:
         """``tokens`` as ``forward`` gives them -> [B, D]."""

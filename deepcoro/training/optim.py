@@ -45,6 +45,7 @@ def parameter_groups(model: MultitaskModel, optim: OptimConfig) -> list[dict[str
         "captioning_decoder": "captioning",
         "masked_video_modeling": "masked_modeling",
         "distillation": "video",
+        "grounding_head": "video",
         "logit_scale": "logit",
         "logit_bias": "logit",
     }

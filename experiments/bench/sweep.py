@@ -4,9 +4,10 @@
 
 Two sweeps of the same drawn configurations (learning rates, over the range of ``tune_spaces/learning_rates.py`` and
 above) on the demo's phantoms, one after the other: a clip is a clip on a machine of any speed. Bar: at most half of the
-clips, and a best trial whose value on the validation patients is not worse by more than the seeds spread: the best
-configuration of the whole sweep is trained with other seeds, and the spread is from the lowest to the highest value.
-Clips are those that trials trained on until they ended, with what they went on for while it was being decided.
+clips, and a best trial whose value on the validation patients is not worse by more than one standard deviation over
+seeds: of the best configuration of the whole sweep, trained anew with seeds of which none was chosen for its value.
+Clips are those that trials trained on until they ended, with what they went on for while it was being decided. A trial
+that fails (a rate at which the loss is no number any more) has spent its clips, and is no candidate for the best.
 """
 
 from __future__ import annotations
@@ -51,27 +52,29 @@ def main(quick: bool, seed: int) -> None:
         asha = sweep(Sweep(named(config, "asha"), load_space(space), num_trials, sampler="random", stopping="asha"))
         stopped, ended = Results(asha), time.perf_counter()
         best = with_fields(named(config, "seeds"), whole.best["params"])
-        seeds = [{"seed": number} for number in range(1, num_seeds)]
+        seeds = [{"seed": number} for number in range(1, num_seeds + 1)]
         again = Results(sweep(Sweep(best, load_space(write_seeds(folder / "seeds.py", seeds)), len(seeds))))
 
-    values = [whole.value, *again.values]
-    spread, worse = max(values) - min(values), whole.value - stopped.value
+    spread, worse = float(np.std(again.values, ddof=1)), whole.value - stopped.value
     ratio = stopped.clips / whole.clips
     print(f"\n{num_trials} configurations, up to {num_steps} steps of {config.training.batch_size} clips, {machine()}")
     for words, one, seconds in (("every trial to its end", whole, middle - began), ("ASHA", stopped, ended - middle)):
-        print(f"  {words:24} {one.clips:8d} clips, {seconds:6.0f} s, best {METRIC} {one.value:.3f}")
+        told = f"{one.num_complete} to the end, {one.num_failed} failed"
+        print(f"  {words:24} {one.clips:8d} clips, {seconds:6.0f} s, {told}, best {METRIC} {one.value:.3f}")
     print(f"  clips, ASHA over all     {ratio:8.3f}   (bar: 0.5)")
-    print(f"  its best is worse by     {worse:8.3f}   (one configuration over {num_seeds} seeds spreads {spread:.3f})")
+    print(f"  its best is worse by     {worse:8.3f}   (over {num_seeds} seeds its deviation is {spread:.3f})")
     figures = {
         "clips_whole": whole.clips,
         "clips_asha": stopped.clips,
         "best_whole": whole.value,
         "best_asha": stopped.value,
         "worse_by": worse,
-        "seed_spread": spread,
+        "seed_deviation": spread,
+        "seed_values": again.values,
         "within_spread": bool(worse <= spread),
         "same_best": whole.best["params"] == stopped.best["params"],
         "num_to_the_end": [whole.num_complete, stopped.num_complete],
+        "num_failed": [whole.num_failed, stopped.num_failed],
         "seconds": [middle - began, ended - middle],
         "num_trials": num_trials,
         "num_steps": num_steps,
@@ -85,9 +88,10 @@ class Results:
     def __init__(self, folder: Path) -> None:
         rows = json.loads((folder / "sweep.json").read_text())["trials"]
         failed = [row["error"] for row in rows if row["state"] == "fail"]
-        if failed:
-            raise RuntimeError(f"{len(failed)} trials of {folder} failed: {failed[0]}")
         complete = [row for row in rows if row["state"] == "complete"]
+        if not complete:
+            raise RuntimeError(f"no trial of {folder} came to its end; {len(failed)} failed: {failed[:1]}")
+        self.num_failed = len(failed)
         self.num_complete = len(complete)
         self.values = [row["values"][METRIC] for row in complete]
         self.best: Mapping[str, Any] = max(complete, key=lambda row: row["values"][METRIC])

@@ -6,6 +6,7 @@ import pytest
 from deepcoro.data.masking import STRATEGIES, Masking
 from deepcoro.data.reader import UnitReader
 from deepcoro.data.tables import PreparedDataset
+from deepcoro.reports.vocabulary import SEGMENTS
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +203,28 @@ def test_boxes_lie_on_the_frames_of_the_clip(make_dataset, tmp_path, tiny_config
     found = reader.read(np.array([0]), np.array([0]))["boxes"][0, 0]  # the clip has frames 8, 10, 12, 14
     assert np.allclose(found[:2], [[1, 0.25, 0.25, 0.5, 0.75], [3, 0.25, 0.25, 0.5, 0.75]])
     assert np.isnan(found[2:]).all()
+
+
+def test_where_lesions_are_is_read_in_training_where_grounding_learns_it(make_dataset, tmp_path, tiny_config):
+    corners = {"x0": 0.3, "y0": 0.3, "x1": 0.45, "y1": 0.45}
+    shown = [{"segment": "d1", "frame": frame, **corners} for frame in range(24)]
+    videos = [
+        {"study_id": "a", "boxes": boxes, "coronary_tree": tree}
+        for boxes, tree in ((shown, "left"), ([], "right"), (None, None))
+    ]
+    folder = make_dataset(tmp_path, [{"study_id": "a"}], videos)
+    units = PreparedDataset.open(folder).units("train")
+    still = ("data.crop_scale=[1,1]", "data.frame_size=32")
+    config = tiny_config("loss.weights.grounding=1", "grounding.cells_per_token=1", *still)
+    assert config.grid == (2, 4, 4)
+    batch = UnitReader(config, units, None, training=True).read(np.arange(3), np.arange(3))
+    assert batch["tree"].tolist() == [[0], [1], [-1]]
+    assert batch["lesions_known"].reshape(3, -1).mean(axis=1).tolist() == [1, 1, 0]
+    wanted = np.zeros((2, 4, 4), np.int32)
+    wanted[:, 1, 1] = 1 << SEGMENTS.index("d1")  # the middle, 0.375 of 4 tokens
+    assert (batch["segments_at"][:, 0] == [wanted.ravel(), *2 * [np.zeros(32)]]).all()
+    for unread in (UnitReader(config, units, None, False), UnitReader(tiny_config(*still), units, None, True)):
+        assert not {"segments_at", "lesions_known", "tree"} & unread.read(*2 * [np.arange(1)]).keys()
 
 
 def test_a_uri_with_a_scheme_and_an_absolute_path_are_read(make_dataset, tmp_path, tiny_config):

@@ -1,0 +1,70 @@
+"""Where the lesions of a clip lie, cell by cell: what the grounding loss teaches.
+
+Cells divide a clip along time, height and width. A narrowing is a few pixels wide and sits in one place, while its box
+may be several cells large: what tells of it is at the box's middle. So a lesion lies in the cells whose own middle is
+no more than ``REACH`` cells away from that, in both directions. In the other cells that its box touches nothing is
+asked, and neither is it where the annotation says nothing: in frames without a box of a video that has boxes elsewhere
+(who drew them may have left these frames out).
+
+Letters: T frames, C cells of a clip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepcoro.data.augment import Crop, place_in_crop
+from deepcoro.reports.vocabulary import SEGMENTS
+
+REACH = 0.75  # one or two cells each way, never none
+
+
+def lesion_map(
+    indices: NDArray[Any],
+    boxes: Sequence[dict[str, Any]] | None,
+    height: int,
+    width: int,
+    crop: Crop,
+    cells: tuple[int, int, int],
+) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """Which segments have a lesion in each cell, [C] int32 (bit s for ``SEGMENTS[s]``), and where that is known, [C].
+
+    Args:
+        indices: the sampled frames [T] of a video of ``height`` x ``width`` pixels.
+        boxes: of the video, as its table has them. Empty: it has no lesions; ``None``: not known.
+        crop: what of the video the clip shows.
+        cells: along time, of which T is a multiple, height and width.
+
+    Within the frames of a cell a lesion, which moves with the heart, lies where its boxes lie on average.
+    """
+    segments, known = np.zeros(cells, np.int32), np.full(cells, boxes is not None and not boxes)
+    of_lesion: dict[tuple[int, str], list[list[float]]] = {}
+    for place, frame in enumerate(indices.tolist()):
+        for box in boxes or ():
+            if box["frame"] == frame:
+                time = place * cells[0] // len(indices)
+                corners = [box[name] for name in ("x0", "y0", "x1", "y1")]
+                of_lesion.setdefault((time, box["segment"]), []).append(corners)
+                known[time] = True
+    there: list[tuple[int, str, NDArray[np.bool_]]] = []
+    for (time, segment), corners in of_lesion.items():
+        left, upper, right, lower = place_in_crop(np.array(corners), height, width, crop).mean(axis=0)
+        near_y, touched_y = _along(upper * cells[1], lower * cells[1], cells[1])
+        near_x, touched_x = _along(left * cells[2], right * cells[2], cells[2])
+        known[time] &= ~(touched_y[:, None] & touched_x)
+        there.append((time, segment, near_y[:, None] & near_x))
+    for time, segment, places in there:  # after all: what one lesion only touches may be another's middle
+        segments[time] |= places * np.int32(1 << SEGMENTS.index(segment))
+        known[time] |= places
+    return segments.reshape(-1), known.reshape(-1)
+
+
+def _along(begin: float, end: float, number: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which of ``number`` cells, each 1 long, are near the middle of what reaches from ``begin`` to ``end``, and which
+    it touches."""
+    first = np.arange(number)
+    return abs(first + 0.5 - (begin + end) / 2) <= REACH, (begin < first + 1) & (first < end)
