@@ -4,8 +4,8 @@
 
 The demo's model, for 162 steps of 16 clips. Of each space 12 trials are tried (where there is one objective ASHA stops
 those that fall behind), and then the best trial and the demo's own values are trained anew with 5 seeds each, compared
-on the validation patients, and measured once on test. By the demo's pace it takes some 70 minutes on 2 idle cores, an
-estimate. Killed and started again, it goes on where it stood.
+on the validation patients, and measured once on test. It took 56 minutes on 2 cores with other work beside it. Killed
+and started again, it goes on where it stood.
 
 Twelve trials are few: Optuna's TPE, which searches where there is one objective, draws its first 10 at random (bar the
 points that the space begins with) and learns from them in the last ones only. It shows that a sweep runs from end to
