@@ -22,8 +22,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: install
 	$(BIN)/python -m experiments.demo
 
+# What starts a Ray of the whole machine runs by itself, the rest in two processes of one thread.
 test: install
-	$(BIN)/python -m pytest tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore tests/integration --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest tests/integration
 
 test-long: install
 	$(BIN)/python -m pytest tests -m long
