@@ -162,8 +162,11 @@ class Config(Section):
                 "masked_modeling.pretrained=true takes the decoder of the run of ours that video_encoder.pretrained "
                 "names, and that is not given"
             )
-        if self.loss.is_used("grounding"):
-            self._check_grounding()
+        if self.loss.is_used("grounding") and self.shared_pass.enabled:
+            raise ValueError(
+                "loss.weights.grounding does not go with shared_pass.enabled=true: where a token is hidden nobody can "
+                "tell whether a lesion is there; set one of them to 0 or false"
+            )
         if self.loss.is_used("distillation"):
             self.distillation.check_used(self.loss.is_used("contrastive"))
         parts = self.resources.num_workers * self.training.accumulation_steps
@@ -221,19 +224,6 @@ class Config(Section):
         if self.pools_studies and pooling.kind == "attention" and width is not None and width % pooling.num_heads:
             raise ValueError(
                 f"video_encoder.width {width} is not divisible by study_pooling.num_heads {pooling.num_heads}"
-            )
-
-    def _check_grounding(self) -> None:
-        if self.shared_pass.enabled:
-            raise ValueError(
-                "loss.weights.grounding does not go with shared_pass.enabled=true: where a token is hidden nobody can "
-                "tell whether a lesion is there; set one of them to 0 or false"
-            )
-        _, height, width = self.tubelet
-        if self.grounding.cells_per_token > min(height, width):
-            raise ValueError(
-                f"grounding.cells_per_token {self.grounding.cells_per_token} is more than the pixels of a token, "
-                f"{height} x {width}"
             )
 
     def _check_shared_pass(self) -> None:

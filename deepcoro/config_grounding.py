@@ -15,8 +15,8 @@ class GroundingConfig(Section):
     """How finely the grounding loss (``loss.weights.grounding``) asks where lesions are."""
 
     # A token is asked about this many cells along its height and its width: a lesion is smaller than a token of 16
-    # pixels, and its place is better told.
-    cells_per_token: Annotated[int, Field(ge=1, le=16)] = 2
+    # pixels, and its place is better told. (More than 4 would make the maps as large as the clips.)
+    cells_per_token: Annotated[int, Field(ge=1, le=4)] = 2
 
     def cells(self, grid: Grid) -> Grid:
         """Of a clip of ``grid`` tokens, along time, height and width."""

@@ -103,7 +103,8 @@ def prepare(num_studies: int, num_dense: int, seed: int) -> None:
     from data_prep.dicom.ingest import ingest
     from data_prep.phantom.generate import write_phantom
 
-    made, asked = DATA / "archives.json", {"num_studies": num_studies, "num_dense": num_dense, "seed": seed}
+    made = DATA / "archives.json"
+    asked = {"num_studies": num_studies, "num_dense": num_dense, "seed": seed, "dense_reports": False}
     if made.exists() and json.loads(made.read_text()) != asked:
         raise UserError(f"{DATA} was prepared with {made.read_text()}: ask for that, or delete the folder")
     made.parent.mkdir(parents=True, exist_ok=True)

@@ -29,9 +29,9 @@ from deepcoro.data.reader import UnitReader
 from deepcoro.data.tables import PreparedDataset, Units
 from deepcoro.evaluation.intervals import Interval, statistic_interval
 from deepcoro.evaluation.report import Metric, format_table
-from deepcoro.evaluation.truth import Truth
+from deepcoro.evaluation.truth import Truth, known_in_view
 from deepcoro.launch.train import resolve
-from deepcoro.metrics.findings import segments_in_view, significant_segments
+from deepcoro.metrics.findings import significant_segments
 from deepcoro.models.backbones import build_video_encoder
 from deepcoro.models.layers import AttentionPool
 from deepcoro.reports.vocabulary import SEGMENTS
@@ -136,8 +136,8 @@ def auroc(there: NDArray, in_view: NDArray, logits: NDArray) -> float:
 
 
 def disease(truth: Truth) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which segments [B, S] have significant disease, and which are in view."""
-    return significant_segments(truth.findings), segments_in_view(truth.trees, truth.dominances)
+    """Which segments [B, S] have significant disease, and which are known and in view."""
+    return significant_segments(truth.findings), known_in_view(truth)
 
 
 def lesion_pixels(config: Config, units: Units) -> NDArray[np.float64]:

@@ -32,6 +32,7 @@ def lesion_map(
     cells: tuple[int, int, int],
 ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
     """Which segments have a lesion in each cell, [C] int32 (bit s for ``SEGMENTS[s]``), and where that is known, [C].
+    All bits are set where a lesion is of no named segment: it is of any.
 
     Args:
         indices: the sampled frames [T] of a video of ``height`` x ``width`` pixels.
@@ -39,26 +40,31 @@ def lesion_map(
         crop: what of the video the clip shows.
         cells: along time, of which T is a multiple, height and width.
 
-    Within the frames of a cell a lesion, which moves with the heart, lies where its boxes lie on average.
+    Within the frames of a cell a lesion, which moves with the heart, lies where its boxes lie on average. Where a
+    segment has several boxes in one frame, nobody can tell which of them go together, and each counts by itself.
     """
     segments, known = np.zeros(cells, np.int32), np.full(cells, boxes is not None and not boxes)
-    of_lesion: dict[tuple[int, str], list[list[float]]] = {}
+    in_frames: dict[tuple[int, str | None], dict[int, list[list[float]]]] = {}
     for place, frame in enumerate(indices.tolist()):
         for box in boxes or ():
             if box["frame"] == frame:
                 time = place * cells[0] // len(indices)
                 corners = [box[name] for name in ("x0", "y0", "x1", "y1")]
-                of_lesion.setdefault((time, box["segment"]), []).append(corners)
+                in_frames.setdefault((time, box["segment"]), {}).setdefault(place, []).append(corners)
                 known[time] = True
-    there: list[tuple[int, str, NDArray[np.bool_]]] = []
-    for (time, segment), corners in of_lesion.items():
-        left, upper, right, lower = place_in_crop(np.array(corners), height, width, crop).mean(axis=0)
-        near_y, touched_y = _along(upper * cells[1], lower * cells[1], cells[1])
-        near_x, touched_x = _along(left * cells[2], right * cells[2], cells[2])
-        known[time] &= ~(touched_y[:, None] & touched_x)
-        there.append((time, segment, near_y[:, None] & near_x))
-    for time, segment, places in there:  # after all: what one lesion only touches may be another's middle
-        segments[time] |= places * np.int32(1 << SEGMENTS.index(segment))
+    there: list[tuple[int, int, NDArray[np.bool_]]] = []
+    for (time, segment), of_frames in in_frames.items():
+        moved = place_in_crop(np.concatenate([np.array(found) for found in of_frames.values()]), height, width, crop)
+        if len(moved) == len(of_frames):
+            moved = moved.mean(axis=0, keepdims=True)
+        bits = 1 << SEGMENTS.index(segment) if segment is not None else (1 << len(SEGMENTS)) - 1
+        for left, upper, right, lower in moved.tolist():
+            near_y, touched_y = _along(upper * cells[1], lower * cells[1], cells[1])
+            near_x, touched_x = _along(left * cells[2], right * cells[2], cells[2])
+            known[time] &= ~(touched_y[:, None] & touched_x)
+            there.append((time, bits, near_y[:, None] & near_x))
+    for time, bits, places in there:  # after all: what one lesion only touches may be another's middle
+        segments[time] |= places * np.int32(bits)
         known[time] |= places
     return segments.reshape(-1), known.reshape(-1)
 

@@ -42,7 +42,7 @@ class UnitReader:
         captions = config.loss.is_used("captioning")
         self._has_tasks = captions and config.captioning.tasks.in_use
         self._draws_captions = training and captions and (self._has_tasks or config.captioning.parallel_share > 0)
-        self._grounds, self._cells = training and config.loss.is_used("grounding"), config.grounding.cells(config.grid)
+        self._grounds, self._cells = config.loss.is_used("grounding"), config.grounding.cells(config.grid)
         self._captions_clips = config.needs_clip_texts and config.level("captioning") == "clip"
         # Beside texts of tasks the reports are for contrastive alone, if that compares those of the same level.
         of_level = not self._captions_clips or config.level("contrastive") == "clip"

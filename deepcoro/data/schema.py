@@ -126,7 +126,7 @@ class Batch(TypedDict, total=False):
     clip_caption_length: np.ndarray  # [B, V] int32
     clip_parallel: np.ndarray  # [B, V] bool
     clip_severity: np.ndarray  # [B, V] float32
-    # Where the lesions are (lesion_maps.py); only where loss.weights.grounding is above 0, in training.
+    # Where the lesions are (lesion_maps.py); only where loss.weights.grounding is above 0.
     segments_at: np.ndarray  # [B, V, cells] int32, bit s: segment s of SEGMENTS has a lesion in this cell
     lesions_known: np.ndarray  # [B, V, cells] bool, whether that is known of it
     tree: np.ndarray  # [B, V] int8, place in vocabulary.TREES of the tree in view; -1: unknown

@@ -76,10 +76,13 @@ class Units:
             found = found & np.logical_or.reduceat(self._tree_known(), self.offsets[:-1])
         return told | found
 
-    def num_with_boxes(self) -> int:
-        """How many of the videos have a box."""
+    def num_with_boxes(self, told: bool = False) -> int:
+        """How many of the videos have a box; with ``told`` those alone whose study has findings to tell."""
         number = pc.list_value_length(self.tables.videos.table["boxes"])
-        return int(pc.fill_null(pc.greater(number, 0), False).to_numpy()[self.rows].sum())
+        found = pc.fill_null(pc.greater(number, 0), False).to_numpy()[self.rows]
+        if told:
+            found = found & pc.is_valid(self.studies["findings"]).to_numpy()[self.tables.study_of_video[self.rows]]
+        return int(found.sum())
 
     def _tree_known(self) -> np.ndarray:
         """Of each video, whether it is known which tree it shows."""

@@ -6,6 +6,7 @@ from the shapes of the transformers that a row goes through (``models/passes.py`
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,11 @@ def synthetic_batch(config: Config, rows: int, text_tokens: int, device: torch.d
             "text_length": torch.full((rows,), text_tokens),
             "prefix_length": torch.ones(rows, dtype=torch.long),
         }
+    if config.loss.is_used("grounding"):
+        cells = math.prod(config.grounding.cells(config.grid))
+        batch["segments_at"] = (torch.arange(rows * views * cells) % 50 == 0).view(rows, views, cells).int()
+        batch["lesions_known"] = torch.ones(rows, views, cells, dtype=torch.bool)
+        batch["tree"] = torch.zeros(rows, views, dtype=torch.int8)
     if config.contrastive.severity_weight > 0:
         batch["severity"] = torch.full((rows,), 50.0)
     if config.loss.is_used("captioning") and config.captioning.parallel_share > 0:

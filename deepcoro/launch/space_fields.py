@@ -53,6 +53,11 @@ _READ: tuple[tuple[tuple[str, ...], Callable[[Config], bool], str], ...] = (
         "a weight of contrastive above 0",
     ),
     (
+        ("loss.start_fraction.grounding", "grounding."),
+        lambda config: config.loss.is_used("grounding"),
+        "a weight of grounding above 0",
+    ),
+    (
         ("loss.start_fraction.distillation", "distillation."),
         lambda config: config.loss.is_used("distillation"),
         "a weight of distillation above 0",

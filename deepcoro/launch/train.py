@@ -264,7 +264,7 @@ def resolve(config: Config, dataset: PreparedDataset, units: Units) -> Config:
             "strips, which are of pixels, are left out; loss/masked_modeling and masked_modeling/target_std tell of it"
         )
     if config.loss.is_used("captioning") and config.captioning.tasks.in_use:
-        boxed, videos = units.num_with_boxes(), len(units.rows)
+        boxed, videos = units.num_with_boxes(told=True), len(units.rows)
         say(
             f"{'' if boxed else 'WARNING: '}{boxed} of {videos} training videos have boxes that captioning.tasks.aref "
             "and gcap can ask for; of the others they are asked for the report"

@@ -70,7 +70,7 @@ class MultitaskModel(nn.Module):
         self.grounding_head = None
         if loss.is_used("grounding"):
             self.grounding_head = GroundingHead(
-                width, config.grid, config.grounding.cells_per_token, isinstance(self.video_encoder, VideoEncoder)
+                width, config.grid, config.grounding.cells_per_token, type(self.video_encoder) is VideoEncoder
             )
         self.distillation = DistillationStudent(config) if loss.is_used("distillation") else None
         learns_locally = self.distillation is not None and self.distillation.head is not None

@@ -55,6 +55,8 @@ def main(quick: bool, seed: int) -> None:
         seeds = [{"seed": number} for number in range(1, num_seeds + 1)]
         again = Results(sweep(Sweep(best, load_space(write_seeds(folder / "seeds.py", seeds)), len(seeds))))
 
+    if len(again.values) < num_seeds:
+        raise RuntimeError(f"{num_seeds - len(again.values)} of {num_seeds} seeds of the best configuration failed")
     spread, worse = float(np.std(again.values, ddof=1)), whole.value - stopped.value
     ratio = stopped.clips / whole.clips
     print(f"\n{num_trials} configurations, up to {num_steps} steps of {config.training.batch_size} clips, {machine()}")
@@ -71,7 +73,7 @@ def main(quick: bool, seed: int) -> None:
         "worse_by": worse,
         "seed_deviation": spread,
         "seed_values": again.values,
-        "within_spread": bool(worse <= spread),
+        "within_deviation": bool(worse <= spread),
         "same_best": whole.best["params"] == stopped.best["params"],
         "num_to_the_end": [whole.num_complete, stopped.num_complete],
         "num_failed": [whole.num_failed, stopped.num_failed],
@@ -101,7 +103,9 @@ class Results:
 
 
 def last_step(run: Path) -> int:
-    """The last step that a run took."""
+    """The last step that a run took; 0 of one that failed before its first."""
+    if not (run / "metrics.jsonl").exists():
+        return 0
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines() if line.endswith("}")]
     return max((line["step"] for line in lines if "loss/total" in line), default=0)
 

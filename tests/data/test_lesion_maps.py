@@ -77,6 +77,17 @@ def test_a_lesion_that_moves_lies_at_the_mean_of_its_places():
     assert places(segments, "lvp") == {(0, 1, 1)}
 
 
+def test_two_boxes_of_a_segment_in_one_frame_are_two_lesions():
+    two = [box("lvp", 10, 4, 4, 12, 12), box("lvp", 10, 36, 36, 44, 44), box("lvp", 12, 4, 4, 12, 12)]
+    assert places(made(two)[0], "lvp") == {(0, 0, 0), (0, 2, 2)}
+
+
+def test_a_lesion_of_no_named_segment_is_of_any():
+    segments, _ = made([box(None, 10, 20, 20, 28, 28)])
+    assert segments[0, 1, 1] == 2 ** len(SEGMENTS) - 1
+    assert np.count_nonzero(segments) == 1
+
+
 def test_a_frame_that_was_sampled_twice_counts_at_both_places():
     segments, known = made([box("lvp", 10, 20, 20, 28, 28)], frames=np.array([8, 10, 10, 10]))
     assert places(segments, "lvp") == {(0, 1, 1), (1, 1, 1)}
@@ -94,7 +105,7 @@ def test_boxes_go_along_with_the_crop():
 
 
 @pytest.mark.parametrize(("x0", "x1", "asked"), [(-12, -2, True), (-20, 10, False)])
-def test_a_lesion_whose_middle_is_outside_is_nowhere_and_where_its_box_reaches_in_nothing_is_asked(x0, x1, asked):
+def test_a_lesion_whose_middle_is_well_outside_is_nowhere_and_where_its_box_reaches_in_nothing_is_asked(x0, x1, asked):
     crop = Crop(32, 0, 64)
     corners = {"segment": "om2", "frame": 10, "x0": (32 + x0) / 128, "x1": (32 + x1) / 128, "y0": 0.3, "y1": 0.45}
     segments, known = lesion_map(FRAMES, [corners], 64, 128, crop, CELLS)

@@ -145,18 +145,15 @@ def test_clips_of_which_nothing_is_known_count_for_nothing(tiny_config, tiny_mod
     logits = [out[f"lesion_{name}"] for name in ("prior", "evidence", "segment")]
     truth = (batch["segments_at"], batch["lesions_known"], batch["valid"])
 
-    def value():
-        return loss.sums(out, batch)["grounding"].item()
+    def is_right():
+        wanted = by_loops(*logits, *truth, out["lesion_early"])
+        return loss.sums(out, batch)["grounding"].item() == pytest.approx(wanted, 1e-4)
 
-    assert loss.sums(out, batch)["grounding"].item() == pytest.approx(
-        by_loops(*logits, *truth, out["lesion_early"]), 1e-4
-    )
+    assert is_right()
     assert loss.counts(batch, 1)["grounding"] == 2
     batch["valid"][2] = False
+    assert is_right()
     assert loss.counts(batch, 1)["grounding"] == 1
-    assert loss.sums(out, batch)["grounding"].item() == pytest.approx(
-        by_loops(*logits, *truth, out["lesion_early"]), 1e-4
-    )
 
 
 def test_a_step_takes_it_with_the_others_and_learns_it(tiny_config, tiny_model, random_batch):
@@ -170,6 +167,30 @@ def test_a_step_takes_it_with_the_others_and_learns_it(tiny_config, tiny_model, 
         for _ in range(40)
     ]
     assert found[-1] < 0.7 * found[0]
+
+
+def test_views_of_a_study_by_micro_batches_are_those_of_one_batch(tiny_config, tiny_model, random_batch):
+    """Four studies of two views, at once and in two halves: the same mean and the same gradients."""
+    config = tiny_config(*GROUNDED, "data.unit=study", "data.num_videos=2")
+    whole = random_batch(config, 4, views=2)
+    cells = math.prod(config.grounding.cells(config.grid))
+    whole["segments_at"], whole["lesions_known"] = random_map(4, 2, cells)
+    whole["tree"] = torch.tensor([[0, 1], [1, -1], [0, 0], [1, 1]], dtype=torch.int8)
+    whole["valid"][1, 1] = False
+    halves = [{key: value[part] for key, value in whole.items()} for part in (slice(0, 2), slice(2, 4))]
+    found = []
+    for batches in ([whole], halves):
+        model = tiny_model(config).eval()  # no chance
+        loss, weights = MultitaskLoss.from_config(config), {"grounding": 1.0}
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        result = train_step(model, loss, optimizer, batches, weights, config.num_visible, max_grad_norm=1e9)
+        grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        found.append((result.losses["grounding"].item(), grads))
+    assert found[0][0] == pytest.approx(found[1][0], 1e-5)
+    assert found[0][1].keys() == found[1][1].keys()
+    assert any(name.startswith("video_encoder") for name in found[0][1])
+    for name, grad in found[0][1].items():
+        assert torch.allclose(grad, found[1][1][name], atol=1e-5), name
 
 
 def test_without_its_weight_nothing_of_it_is_built(tiny_config, tiny_model):
