@@ -1,5 +1,5 @@
 """Reports and boxes of standard phantoms: all 18 segments, any view, every kind of lesion. Half an hour on 2 cores is
-not enough for it yet: what was tried, and what came of it, stands in the README ("What the phantom is").
+enough for a part of it: what came of it stands in the README ("What the phantom is").
 
     python -m experiments.overfit experiments/standard.py       # first: can it learn at all?
     python -m experiments.visibility experiments/standard.py    # and can it be seen?

@@ -11,8 +11,8 @@ Letters: T frames, C cells of a clip.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,14 @@ from deepcoro.reports.vocabulary import SEGMENTS
 REACH = 0.75  # one or two cells each way, never none
 
 
+class LesionMap(NamedTuple):
+    """What is known of the cells of a clip."""
+
+    segments: NDArray[np.int32]  # [C], bit s: a lesion of SEGMENTS[s]; all bits where its segment is not named
+    known: NDArray[np.bool_]  # [C], whether that is known
+    stenosis: NDArray[np.int8]  # [C], percent of the worst lesion there; -1: no lesion, or not known
+
+
 def lesion_map(
     indices: NDArray[Any],
     boxes: Sequence[dict[str, Any]] | None,
@@ -30,20 +38,22 @@ def lesion_map(
     width: int,
     crop: Crop,
     cells: tuple[int, int, int],
-) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    """Which segments have a lesion in each cell, [C] int32 (bit s for ``SEGMENTS[s]``), and where that is known, [C].
-    All bits are set where a lesion is of no named segment: it is of any.
+    percents: Mapping[str, int] | None = None,
+) -> LesionMap:
+    """Where the lesions of a clip lie.
 
     Args:
         indices: the sampled frames [T] of a video of ``height`` x ``width`` pixels.
         boxes: of the video, as its table has them. Empty: it has no lesions; ``None``: not known.
         crop: what of the video the clip shows.
         cells: along time, of which T is a multiple, height and width.
+        percents: stenosis of the segments of which it is known.
 
     Within the frames of a cell a lesion, which moves with the heart, lies where its boxes lie on average. Where a
     segment has several boxes in one frame, nobody can tell which of them go together, and each counts by itself.
     """
     segments, known = np.zeros(cells, np.int32), np.full(cells, boxes is not None and not boxes)
+    stenosis = np.full(cells, -1, np.int8)
     in_frames: dict[tuple[int, str | None], dict[int, list[list[float]]]] = {}
     for place, frame in enumerate(indices.tolist()):
         for box in boxes or ():
@@ -52,21 +62,23 @@ def lesion_map(
                 corners = [box[name] for name in ("x0", "y0", "x1", "y1")]
                 in_frames.setdefault((time, box["segment"]), {}).setdefault(place, []).append(corners)
                 known[time] = True
-    there: list[tuple[int, int, NDArray[np.bool_]]] = []
+    there: list[tuple[int, str | None, NDArray[np.bool_]]] = []
     for (time, segment), of_frames in in_frames.items():
         moved = place_in_crop(np.concatenate([np.array(found) for found in of_frames.values()]), height, width, crop)
         if len(moved) == len(of_frames):
             moved = moved.mean(axis=0, keepdims=True)
-        bits = 1 << SEGMENTS.index(segment) if segment is not None else (1 << len(SEGMENTS)) - 1
         for left, upper, right, lower in moved.tolist():
             near_y, touched_y = _along(upper * cells[1], lower * cells[1], cells[1])
             near_x, touched_x = _along(left * cells[2], right * cells[2], cells[2])
             known[time] &= ~(touched_y[:, None] & touched_x)
-            there.append((time, bits, near_y[:, None] & near_x))
-    for time, bits, places in there:  # after all: what one lesion only touches may be another's middle
+            there.append((time, segment, near_y[:, None] & near_x))
+    for time, segment, places in there:  # after all: what one lesion only touches may be another's middle
+        bits = 1 << SEGMENTS.index(segment) if segment is not None else (1 << len(SEGMENTS)) - 1
         segments[time] |= places * np.int32(bits)
         known[time] |= places
-    return segments.reshape(-1), known.reshape(-1)
+        percent = np.int8((percents or {}).get(segment or "", -1))
+        stenosis[time] = np.where(places, np.maximum(stenosis[time], percent), stenosis[time])
+    return LesionMap(segments.reshape(-1), known.reshape(-1), stenosis.reshape(-1))
 
 
 def _along(begin: float, end: float, number: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -14,13 +14,13 @@ from deepcoro.config import Config
 from deepcoro.data.augment import choose_crop, crop_and_resize, jitter_intensity, move_boxes
 from deepcoro.data.caption_tasks import TASKS, Caption, Region, choose_caption, regions_in_view
 from deepcoro.data.decode import decode_frames, local_copy
-from deepcoro.data.lesion_maps import lesion_map
+from deepcoro.data.lesion_maps import LesionMap, lesion_map
 from deepcoro.data.masking import Masking
 from deepcoro.data.order import generator
 from deepcoro.data.sampling import choose_views, frame_indices
 from deepcoro.data.schema import Batch
 from deepcoro.data.tables import Units
-from deepcoro.data.text import ReportTokenizer, severity, target_text, text_key
+from deepcoro.data.text import ReportTokenizer, percent_of_segment, severity, target_text, text_key
 from deepcoro.errors import DataError
 from deepcoro.reports.vocabulary import TREES
 
@@ -140,11 +140,13 @@ class UnitReader:
         if self._grounds:
             row["segments_at"] = np.zeros((views, math.prod(self._cells)), np.int32)
             row["lesions_known"] = np.zeros((views, math.prod(self._cells)), bool)
+            row["stenosis_at"] = np.full((views, math.prod(self._cells)), -1, np.int8)
             row["tree"] = np.full(views, -1, np.int8)
         problems: list[str] = []
         clip_texts: list[str | None] = [None] * views
         regions: list[list[Region]] = [[] for _ in range(views)]
         about = self._about(unit)
+        percents = percent_of_segment(about[0]) if self._grounds else {}
         weighs = self.config.contrastive.severity_weight > 0
         if weighs:
             row["severity"] = np.float32(severity(*about))
@@ -158,13 +160,13 @@ class UnitReader:
                 if weighs:
                     row["clip_severity"][view] = severity(*of_clip)
             try:
-                row["clip"][view], row["boxes"][view], regions[view], lesions = self._clip(video, rng)
+                row["clip"][view], row["boxes"][view], regions[view], lesions = self._clip(video, rng, percents)
             except DataError as error:  # this view is marked, counted and told; the row keeps its place in the stream
                 problems.append(str(error))
                 continue
             row["valid"][view] = True
             if lesions is not None:
-                row["segments_at"][view], row["lesions_known"][view] = lesions
+                row["segments_at"][view], row["lesions_known"][view], row["stenosis_at"][view] = lesions
                 row["tree"][view] = TREES.index(video["coronary_tree"]) if video["coronary_tree"] else -1
             row["angles"][view] = [
                 np.nan if a is None else a for a in (video["primary_angle"], video["secondary_angle"])
@@ -178,8 +180,8 @@ class UnitReader:
         return row, text, clip_texts, captions
 
     def _clip(
-        self, video: dict[str, Any], rng: np.random.Generator | None
-    ) -> tuple[np.ndarray, np.ndarray, list[Region], tuple[np.ndarray, np.ndarray] | None]:
+        self, video: dict[str, Any], rng: np.random.Generator | None, percents: dict[str, int]
+    ) -> tuple[np.ndarray, np.ndarray, list[Region], LesionMap | None]:
         """A clip of a video, its boxes, the regions that captioning may ask for, and where its lesions are."""
         data = self.config.data
         indices = frame_indices(
@@ -206,7 +208,7 @@ class UnitReader:
         if self._draws_captions and self._has_tasks:
             regions = regions_in_view(indices, video["boxes"] or [], *shape)
         if self._grounds:
-            lesions = lesion_map(indices, video["boxes"], *shape, self._cells)
+            lesions = lesion_map(indices, video["boxes"], *shape, self._cells, percents)
         return clip, boxes, regions, lesions
 
 

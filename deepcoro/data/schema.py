@@ -129,6 +129,7 @@ class Batch(TypedDict, total=False):
     # Where the lesions are (lesion_maps.py); only where loss.weights.grounding is above 0.
     segments_at: np.ndarray  # [B, V, cells] int32, bit s: segment s of SEGMENTS has a lesion in this cell
     lesions_known: np.ndarray  # [B, V, cells] bool, whether that is known of it
+    stenosis_at: np.ndarray  # [B, V, cells] int8, percent of the worst lesion in it; -1: none, or not known
     tree: np.ndarray  # [B, V] int8, place in vocabulary.TREES of the tree in view; -1: unknown
     boxes: np.ndarray  # [B, V, R, 5] float32 (frame of the clip, x0, y0, x1, y1); NaN: none
     unit_id: np.ndarray  # [B] str

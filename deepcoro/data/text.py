@@ -61,14 +61,28 @@ def severity(study: dict[str, Any], tree: str | None, whole_study: bool) -> int:
     for row in study.get("findings") or []:
         if not whole_study and tree is not None and tree_of(row["segment"], study.get("dominance")) != tree:
             continue
-        percent = 100 if row.get("occlusion") not in (None, "none") else row.get("stenosis") or 0
-        if not 0 <= percent <= 100:
-            raise DataError(
-                f"study {study.get('study_id')!r}: the finding in {row['segment']!r} has a stenosis of {percent}%; it "
-                "must be 0 to 100: correct the findings in studies.parquet"
-            )
-        highest = max(highest, percent)
+        highest = max(highest, _percent(study, row) or 0)
     return highest
+
+
+def percent_of_segment(study: dict[str, Any]) -> dict[str, int]:
+    """Percent of stenosis of each segment that has a finding with one; an occlusion of either kind is 100.
+
+    Raises:
+        DataError: a percent outside 0 to 100.
+    """
+    found = {row["segment"]: _percent(study, row) for row in study.get("findings") or []}
+    return {segment: percent for segment, percent in found.items() if percent is not None}
+
+
+def _percent(study: dict[str, Any], row: dict[str, Any]) -> int | None:
+    percent = 100 if row.get("occlusion") not in (None, "none") else row.get("stenosis")
+    if percent is not None and not 0 <= percent <= 100:
+        raise DataError(
+            f"study {study.get('study_id')!r}: the finding in {row['segment']!r} has a stenosis of {percent}%; it "
+            "must be 0 to 100: correct the findings in studies.parquet"
+        )
+    return percent
 
 
 def text_key(text: str | None) -> int:

@@ -1,9 +1,10 @@
 """Where the lesions of a clip lie: the negative log likelihood of its map of lesions.
 
 A report says that there is a stenosis; a box says where. Each cell of a clip has a lesion or has none (a binary
-cross-entropy), and a lesion is of one segment (a cross-entropy over segments, in the cells that have one).
+cross-entropy). In the cells that have one it is of one segment (a cross-entropy over segments), and it narrows by so
+much of the diameter (a binary cross-entropy for each of some levels, where the percent is known).
 
-Letters: B rows, V views, C cells, S segments.
+Letters: B rows, V views, C cells, S segments, H levels.
 """
 
 from __future__ import annotations
@@ -12,12 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deepcoro.reports.vocabulary import STENOSIS_LEVELS
+
 
 def grounding_loss(
     prior: Tensor,
     evidence: Tensor,
     segment: Tensor,
+    stenosis: Tensor,
     segments_at: Tensor,
+    stenosis_at: Tensor,
     known: Tensor,
     valid: Tensor,
     early: Tensor | None = None,
@@ -26,7 +31,8 @@ def grounding_loss(
 
     ``prior`` and ``evidence`` [B*V, C] are added to the logit of a lesion; ``segment`` [B*V, C, S] are the logits of
     which; ``segments_at`` [B, V, C] are whole numbers whose bit s says whether segment s has a lesion there (of several
-    any is right); ``known`` [B, V, C] and ``valid`` [B, V] bool.
+    any is right); ``stenosis`` [B*V, C, H] are logits that a lesion narrows by each of ``STENOSIS_LEVELS`` or more, and
+    ``stenosis_at`` [B, V, C] what it does, -1 where that is not known; ``known`` [B, V, C] and ``valid`` [B, V] bool.
 
     The prior, which does not see the clip, is taught by a cross-entropy of its own, and by that alone. ``early``
     [B*V, C] is evidence too, with an error like that of ``evidence``.
@@ -41,4 +47,8 @@ def grounding_loss(
     error = -right
     for logit in logits:
         error = error + F.binary_cross_entropy_with_logits(logit, lesion, reduction="none")
+    percent = stenosis_at.flatten(0, 1).unsqueeze(-1)
+    reached = (percent >= percent.new_tensor(STENOSIS_LEVELS)).to(stenosis.dtype)
+    of_percent = F.binary_cross_entropy_with_logits(stenosis, reached, reduction="none").sum(dim=-1)
+    error = error + torch.where(percent.squeeze(-1) >= 0, of_percent, 0)
     return torch.where(asked, error, 0).sum()

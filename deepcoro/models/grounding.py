@@ -1,4 +1,4 @@
-"""Tokens -> where the lesions of a clip are, and in which segment: the head of the grounding loss.
+"""Tokens -> where the lesions of a clip are, in which segment and how narrow: the head of the grounding loss.
 
 Where lesions lie is told to a large part by the view alone, and what little each cine adds is drowned if a network has
 to learn both at once. So the former is learnt apart, by a small network that sees the view and no pixels, and its
@@ -8,7 +8,8 @@ class frequencies, 2007.07314). The tokens then tell what speaks for a lesion he
 Behind blocks of attention, evidence of a few pixels is found late. So tokens are asked twice, before the first block
 and behind the last (deep supervision, 1409.5185); what is asked before them is the stem's work alone.
 
-Letters: B clips, N tokens, D width, c cells of a token along its height and its width, C = N c c cells, S segments.
+Letters: B clips, N tokens, D width, c cells of a token along its height and its width, C = N c c cells, S segments,
+H levels of stenosis.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from deepcoro.models.layers import full_precision
-from deepcoro.reports.vocabulary import SEGMENTS, TREES
+from deepcoro.reports.vocabulary import SEGMENTS, STENOSIS_LEVELS, TREES
 
 _RARE = -5.0  # logit of a lesion in a cell, at first
 _ANGLE = 45.0  # degrees that count 1
@@ -48,6 +49,7 @@ class GroundingHead(nn.Module):
         self.early = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, cells)) if early else None
         self.evidence = nn.Linear(width, cells)
         self.segment = nn.Linear(width, cells * len(SEGMENTS))
+        self.stenosis = nn.Linear(width, cells * len(STENOSIS_LEVELS))
         self.view_prior = nn.Sequential(
             nn.Linear(3 + len(TREES), hidden_size),
             nn.GELU(),
@@ -72,7 +74,8 @@ class GroundingHead(nn.Module):
 
         Returns:
             ``lesion_prior`` and ``lesion_evidence`` [B, C], whose sum is the logit of a lesion, and ``lesion_segment``
-            [B, C, S], logits of the segment of one; for ``early`` also ``lesion_early`` [B, C], the evidence of the
+            [B, C, S], logits of the segment of one, and ``lesion_stenosis`` [B, C, H], logits that one narrows by
+            each of ``STENOSIS_LEVELS`` or more; for ``early`` also ``lesion_early`` [B, C], the evidence of the
             embedded tokens. Cells are numbered along time, then height, then width.
         """
         known = angles.isfinite().all(dim=1, keepdim=True)
@@ -82,6 +85,7 @@ class GroundingHead(nn.Module):
             "lesion_prior": full_precision(self.view_prior(view.to(self.evidence.weight.dtype))),
             "lesion_evidence": full_precision(self._in_cells(self.evidence(tokens))).squeeze(-1),
             "lesion_segment": full_precision(self._in_cells(self.segment(tokens))),
+            "lesion_stenosis": full_precision(self._in_cells(self.stenosis(tokens))),
         }
         if self.early is not None:
             assert embedded is not None

@@ -72,6 +72,10 @@ _ON_THE_LEFT: dict[str, tuple[str, ...]] = {
 }
 
 
+# Percents of the diameter at which a grade begins that can be significant, and that of an occlusion.
+STENOSIS_LEVELS: tuple[int, ...] = (50, 70, 90, 100)
+
+
 def tree_of(segment: str, dominance: str | None = None) -> str:
     """The tree in whose cines ``segment`` is seen. Unknown dominance counts as right, the most common.
 

@@ -17,7 +17,8 @@ def box(segment, frame, x0, y0, x1, y1):
 
 
 def made(boxes, frames=FRAMES, crop=WHOLE, width=64):
-    segments, known = lesion_map(frames, boxes, 64, width, crop, CELLS)
+    segments, known, stenosis = lesion_map(frames, boxes, 64, width, crop, CELLS)
+    assert (stenosis == -1).all()
     assert (segments.dtype, known.dtype, segments.shape, known.shape) == (np.int32, bool, (32,), (32,))
     return segments.reshape(CELLS), known.reshape(CELLS)
 
@@ -88,6 +89,14 @@ def test_a_lesion_of_no_named_segment_is_of_any():
     assert np.count_nonzero(segments) == 1
 
 
+def test_the_worst_percent_of_the_lesions_in_a_cell_where_it_is_known():
+    boxes = [box("d1", 10, 20, 20, 28, 28), box("d2", 10, 20, 20, 28, 28), box("pda", 10, 36, 20, 44, 28)]
+    stenosis = lesion_map(FRAMES, boxes, 64, 64, WHOLE, CELLS, {"d1": 40, "d2": 75}).stenosis.reshape(CELLS)
+    assert stenosis.dtype == np.int8
+    assert stenosis[0, 1, 1] == 75
+    assert (np.delete(stenosis.reshape(-1), 5) == -1).all()  # that of the PDA is not known
+
+
 def test_a_frame_that_was_sampled_twice_counts_at_both_places():
     segments, known = made([box("lvp", 10, 20, 20, 28, 28)], frames=np.array([8, 10, 10, 10]))
     assert places(segments, "lvp") == {(0, 1, 1), (1, 1, 1)}
@@ -100,7 +109,7 @@ def test_boxes_go_along_with_the_crop():
     assert places(segments, "om1") == {(0, 1, 2)}
     # A video twice as wide as it is high, its middle shown: x = 0.5 is the middle of the crop.
     wide = {"segment": "om1", "frame": 10, "x0": 0.49, "x1": 0.52, "y0": 0.35, "y1": 0.4}  # x 32.3 of the crop's 64
-    segments, _ = lesion_map(FRAMES, [wide], 64, 128, Crop(32, 0, 64), CELLS)
+    segments, *_ = lesion_map(FRAMES, [wide], 64, 128, Crop(32, 0, 64), CELLS)
     assert places(segments.reshape(CELLS), "om1") == {(0, 1, 1), (0, 1, 2)}
 
 
@@ -108,7 +117,7 @@ def test_boxes_go_along_with_the_crop():
 def test_a_lesion_whose_middle_is_well_outside_is_nowhere_and_where_its_box_reaches_in_nothing_is_asked(x0, x1, asked):
     crop = Crop(32, 0, 64)
     corners = {"segment": "om2", "frame": 10, "x0": (32 + x0) / 128, "x1": (32 + x1) / 128, "y0": 0.3, "y1": 0.45}
-    segments, known = lesion_map(FRAMES, [corners], 64, 128, crop, CELLS)
+    segments, known, _ = lesion_map(FRAMES, [corners], 64, 128, crop, CELLS)
     assert not segments.any()
     assert known.reshape(CELLS)[0, 1, 0] == asked
     assert known.reshape(CELLS)[0, 1, 1:].all()

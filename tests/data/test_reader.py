@@ -212,7 +212,8 @@ def test_where_lesions_are_is_read_where_grounding_learns_it(make_dataset, tmp_p
         {"study_id": "a", "boxes": boxes, "coronary_tree": tree}
         for boxes, tree in ((shown, "left"), ([], "right"), (None, None))
     ]
-    folder = make_dataset(tmp_path, [{"study_id": "a"}], videos)
+    findings = [{"segment": "d1", "stenosis": 60, "occlusion": "none"}]
+    folder = make_dataset(tmp_path, [{"study_id": "a", "findings": findings}], videos)
     units = PreparedDataset.open(folder).units("train")
     still = ("data.crop_scale=[1,1]", "data.frame_size=32")
     config = tiny_config("loss.weights.grounding=1", "grounding.cells_per_token=1", *still)
@@ -223,8 +224,9 @@ def test_where_lesions_are_is_read_where_grounding_learns_it(make_dataset, tmp_p
     wanted = np.zeros((2, 4, 4), np.int32)
     wanted[:, 1, 1] = 1 << SEGMENTS.index("d1")  # the middle, 0.375 of 4 tokens
     assert (batch["segments_at"][:, 0] == [wanted.ravel(), *2 * [np.zeros(32)]]).all()
+    assert (batch["stenosis_at"] == np.where(batch["segments_at"] > 0, 60, -1)).all()
     without = UnitReader(tiny_config(*still), units, None, training=True).read(*2 * [np.arange(1)])
-    assert not {"segments_at", "lesions_known", "tree"} & without.keys()
+    assert not {"segments_at", "lesions_known", "stenosis_at", "tree"} & without.keys()
 
 
 def test_a_uri_with_a_scheme_and_an_absolute_path_are_read(make_dataset, tmp_path, tiny_config):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import BertWordPieceTokenizer
 
-from deepcoro.data.text import ReportTokenizer, severity, target_text, text_key, tidy_spacing
+from deepcoro.data.text import ReportTokenizer, percent_of_segment, severity, target_text, text_key, tidy_spacing
 from deepcoro.errors import ConfigError, DataError
 from deepcoro.reports.grammar import Finding, parse_report, render_report
 from deepcoro.reports.vocabulary import SEGMENTS
@@ -248,3 +248,16 @@ def test_offsets_tell_which_characters_a_token_stands_for(report_tokenizer):
     for (begin, end), token in zip(offsets[:-1], row[given : length - 1].tolist(), strict=True):
         assert report_tokenizer.decode([token]).removeprefix("##").lower() == text[begin:end].lower()
     assert len(report_tokenizer.offsets(70 * "normal ")) == 63  # cut, as the text is
+
+
+def test_percents_of_segments_are_those_that_are_known_and_occlusions_are_whole():
+    rows = [
+        {"segment": "d1", "stenosis": 60, "occlusion": "none"},
+        {"segment": "pda", "stenosis": None, "occlusion": "cto"},
+        {"segment": "om1", "stenosis": None, "occlusion": None, "stent": True},
+        {"segment": "om2", "stenosis": 0, "occlusion": None},
+    ]
+    assert percent_of_segment({"findings": rows}) == {"d1": 60, "pda": 100, "om2": 0}
+    assert percent_of_segment({"findings": None}) == {}
+    with pytest.raises(DataError, match="study 's'.*'d1' has a stenosis of 101%"):
+        percent_of_segment({"study_id": "s", "findings": [{"segment": "d1", "stenosis": 101, "occlusion": None}]})

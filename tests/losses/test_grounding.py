@@ -17,15 +17,18 @@ GROUNDED = ("loss.weights.grounding=2.0",)
 
 
 def random_map(rows, views, tokens, seed=5):
-    """A lesion at about a third of the tokens, some with two, a third of them not known."""
+    """A lesion in about a third of the cells, some with two, of most of them the percent; a third is not known."""
     chance = torch.Generator().manual_seed(seed)
     bits = torch.randint(len(SEGMENTS), (rows, views, tokens, 2), generator=chance)
     segments = torch.where(torch.rand(rows, views, tokens, generator=chance) < 0.3, (1 << bits[..., 0]), 0)
     segments |= torch.where(torch.rand(rows, views, tokens, generator=chance) < 0.1, (1 << bits[..., 1]), 0)
-    return segments.int(), torch.rand(rows, views, tokens, generator=chance) < 0.67
+    percents = torch.tensor([-1, 0, 49, 50, 69, 70, 90, 99, 100], dtype=torch.int8)
+    stenosis = percents[torch.randint(len(percents), segments.shape, generator=chance)]
+    stenosis = torch.where(segments != 0, stenosis, -1)
+    return segments.int(), stenosis, torch.rand(rows, views, tokens, generator=chance) < 0.67
 
 
-def by_loops(prior, evidence, segment, segments_at, known, valid, early=None):
+def by_loops(prior, evidence, segment, stenosis, segments_at, stenosis_at, known, valid, early=None):
     total = 0.0
     for clip in range(len(prior)):
         row, view = divmod(clip, valid.shape[1])
@@ -40,42 +43,49 @@ def by_loops(prior, evidence, segment, segments_at, known, valid, early=None):
             if bits:
                 exps = [math.exp(x) for x in segment[clip, token].tolist()]
                 total -= math.log(sum(e for s, e in enumerate(exps) if bits >> s & 1) / sum(exps))
+            percent = int(stenosis_at[row, view, token])
+            for level, logit in zip((50, 70, 90, 100), stenosis[clip, token].tolist(), strict=True):
+                p = 1 / (1 + math.exp(-logit))
+                total -= math.log(p if percent >= level else 1 - p) if percent >= 0 else 0.0
     return total
 
 
 def random_logits(clips, tokens, seed=0):
     chance = torch.Generator().manual_seed(seed)
-    shapes = ((clips, tokens), (clips, tokens), (clips, tokens, len(SEGMENTS)))
+    shapes = ((clips, tokens), (clips, tokens), (clips, tokens, len(SEGMENTS)), (clips, tokens, 4))
     return [torch.randn(shape, generator=chance, dtype=torch.float64, requires_grad=True) for shape in shapes]
 
 
 def test_it_is_the_likelihood_of_the_map_of_what_is_known():
-    logits, (segments_at, known) = random_logits(4, 6), random_map(2, 2, 6)
+    logits, (*truth, known) = random_logits(4, 6), random_map(2, 2, 6)
     valid = torch.tensor([[True, False], [True, True]])
-    loss = grounding_loss(*logits, segments_at, known, valid)
-    assert loss.item() == pytest.approx(by_loops(*logits, segments_at, known, valid))
+    loss = grounding_loss(*logits, *truth, known, valid)
+    assert loss.item() == pytest.approx(by_loops(*logits, *truth, known, valid))
 
 
 def test_evidence_of_embedded_tokens_has_an_error_of_its_own():
-    logits, (segments_at, known) = random_logits(2, 6), random_map(2, 1, 6)
+    logits, (*truth, known) = random_logits(2, 6), random_map(2, 1, 6)
     early, valid = random_logits(2, 6, seed=1)[0], torch.ones(2, 1, dtype=torch.bool)
-    loss = grounding_loss(*logits, segments_at, known, valid, early)
-    assert loss.item() == pytest.approx(by_loops(*logits, segments_at, known, valid, early))
+    loss = grounding_loss(*logits, *truth, known, valid, early)
+    assert loss.item() == pytest.approx(by_loops(*logits, *truth, known, valid, early))
     prior = logits[0]
     (of_prior,) = torch.autograd.grad(loss, prior)
-    assert torch.allclose(of_prior, torch.where(known[:, 0], prior.sigmoid() - (segments_at[:, 0] != 0).double(), 0))
+    assert torch.allclose(of_prior, torch.where(known[:, 0], prior.sigmoid() - (truth[0][:, 0] != 0).double(), 0))
 
 
 def test_the_prior_learns_from_its_own_error_alone_and_nothing_from_what_is_not_known():
-    (prior, evidence, segment), (segments_at, known) = random_logits(2, 8), random_map(1, 2, 8)
+    (prior, evidence, segment, stenosis), (segments_at, stenosis_at, known) = random_logits(2, 8), random_map(1, 2, 8)
     valid = torch.tensor([[True, False]])
-    grounding_loss(prior, evidence, segment, segments_at, known, valid).backward()
+    grounding_loss(prior, evidence, segment, stenosis, segments_at, stenosis_at, known, valid).backward()
     lesion, asked = (segments_at[0] != 0).double(), known[0] & valid[0].unsqueeze(1)
     assert torch.allclose(prior.grad, torch.where(asked, prior.sigmoid() - lesion, 0))
     assert torch.allclose(evidence.grad, torch.where(asked, (prior + evidence).sigmoid() - lesion, 0))
     assert torch.isfinite(segment.grad).all()
     taught = asked & (lesion == 1)
     assert taught.any()
+    graded = (asked & (stenosis_at[0] >= 0)).unsqueeze(-1)
+    reached = (stenosis_at[0].unsqueeze(-1) >= torch.tensor([50, 70, 90, 100])).double()
+    assert torch.allclose(stenosis.grad, torch.where(graded, stenosis.sigmoid() - reached, 0))
     assert torch.equal(segment.grad.abs().sum(dim=-1) > 1e-9, taught)
 
 
@@ -88,7 +98,8 @@ def test_the_head_sees_the_view_in_its_prior_and_the_tokens_in_the_rest():
     angles = torch.tensor([[30.0, -20.0], [30.0, -20.0], [30.0, -20.0], [math.nan, 10.0]])
     out = head(tokens, angles, tree)
     assert {key: tuple(x.shape) for key, x in out.items()} == {
-        "lesion_prior": (4, 5), "lesion_evidence": (4, 5), "lesion_segment": (4, 5, len(SEGMENTS))
+        "lesion_prior": (4, 5), "lesion_evidence": (4, 5), "lesion_segment": (4, 5, len(SEGMENTS)),
+        "lesion_stenosis": (4, 5, 4),
     }  # fmt: skip
     other = head(torch.randn(4, 5, 12), angles, tree)
     assert torch.equal(out["lesion_prior"], other["lesion_prior"])
@@ -122,7 +133,8 @@ def test_what_a_token_says_of_its_cells_lies_where_they_are():
 
 def grounded_batch(random_batch, config, rows=3):
     batch = random_batch(config, rows)
-    batch["segments_at"], batch["lesions_known"] = random_map(rows, 1, math.prod(config.grounding.cells(config.grid)))
+    cells = math.prod(config.grounding.cells(config.grid))
+    batch["segments_at"], batch["stenosis_at"], batch["lesions_known"] = random_map(rows, 1, cells)
     batch["lesions_known"][1] = False
     batch["tree"] = torch.tensor([[0], [1], [-1]], dtype=torch.int8)[:rows]
     return batch
@@ -133,7 +145,7 @@ def test_clips_of_which_nothing_is_known_count_for_nothing(tiny_config, tiny_mod
     model = tiny_model(config).eval()
     batch = grounded_batch(random_batch, config)
     out = model(batch, losses=["grounding"])
-    assert set(out) == {"lesion_prior", "lesion_evidence", "lesion_segment", "lesion_early"}
+    assert set(out) == {f"lesion_{part}" for part in ("prior", "evidence", "segment", "stenosis", "early")}
     clip, encoder = model.normalise(batch["clip"]).flatten(0, 1), model.video_encoder
     tokens, embedded = encoder(clip, with_embedded=True)
     assert torch.equal(tokens, encoder(clip))
@@ -142,8 +154,8 @@ def test_clips_of_which_nothing_is_known_count_for_nothing(tiny_config, tiny_mod
     wanted = model.grounding_head(tokens[:, 1:], batch["angles"].flatten(0, 1), batch["tree"].flatten(), embedded)
     assert all(torch.allclose(out[key], wanted[key], atol=1e-5) for key in wanted)
     loss = MultitaskLoss.from_config(config)
-    logits = [out[f"lesion_{name}"] for name in ("prior", "evidence", "segment")]
-    truth = (batch["segments_at"], batch["lesions_known"], batch["valid"])
+    logits = [out[f"lesion_{name}"] for name in ("prior", "evidence", "segment", "stenosis")]
+    truth = [batch[name] for name in ("segments_at", "stenosis_at", "lesions_known", "valid")]
 
     def is_right():
         wanted = by_loops(*logits, *truth, out["lesion_early"])
@@ -174,7 +186,7 @@ def test_views_of_a_study_by_micro_batches_are_those_of_one_batch(tiny_config, t
     config = tiny_config(*GROUNDED, "data.unit=study", "data.num_videos=2")
     whole = random_batch(config, 4, views=2)
     cells = math.prod(config.grounding.cells(config.grid))
-    whole["segments_at"], whole["lesions_known"] = random_map(4, 2, cells)
+    whole["segments_at"], whole["stenosis_at"], whole["lesions_known"] = random_map(4, 2, cells)
     whole["tree"] = torch.tensor([[0, 1], [1, -1], [0, 0], [1, 1]], dtype=torch.int8)
     whole["valid"][1, 1] = False
     halves = [{key: value[part] for key, value in whole.items()} for part in (slice(0, 2), slice(2, 4))]
