@@ -21,6 +21,10 @@ class DataConfig(Section):
     # Clips drawn from a study in training (all in evaluation). None: 4, or 1 where the unit is a video.
     num_videos: Positive = 1
     filter: str | None = None  # expression over the columns of both tables, such as "acquisition == 'diagnostic'"
+    # Texts are learnt of those studies alone that have a report. Findings of the others, of which texts could be made,
+    # serve their boxes (captioning's aref and gcap, grounding): for patients who were chosen because they are ill, and
+    # from whom a report would learn to expect illness.
+    text_needs_report: bool = False
     num_frames: Positive = 16
     frame_size: Positive = 224  # pixels, height and width
     sample_fps: Annotated[float, Field(gt=0)] = 7.5  # frames a second inside a clip, whatever the cine runs at

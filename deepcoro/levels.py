@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _OF_REPORTS = ("input_ids", "text_length", "prefix_length", "has_report", "report_key", "severity")
-_OF_CLIPS = (*_OF_REPORTS, "task", "caption_ids", "caption_length", "parallel")
+_OF_CLIPS = (*_OF_REPORTS, "task", "caption_ids", "caption_length", "has_caption", "parallel")
 
 
 def rows_at_level(batch: Mapping[str, Any], level: str) -> Mapping[str, Any]:

@@ -7,8 +7,9 @@ enough for a part of it: what came of it stands in the README ("What the phantom
 
 The patients are standard phantoms, split as always, and those of test are what is measured. Those of train are joined
 by as many *dense* ones, in which no tree is healthy: in a standard cine most segments are, and a model that sees one
-diseased segment in twenty has to look at very many cines before it finds out what disease looks like. Dense patients
-have boxes and no reports: they teach what a lesion looks like, and not how often there is one.
+diseased segment in twenty has to look at very many cines before it finds out what disease looks like. Of dense
+patients boxes and findings are known and no reports (``data.text_needs_report``): they teach what a lesion looks like,
+and not how often there is one.
 
 A small model learns first where lesions lie (grounding), and then also to write the report of a cine and to put a box
 around a finding (LocCa's three tasks), beside the contrastive loss; masked modelling is left out, as it would take a
@@ -58,6 +59,7 @@ def experiment() -> Config:
             "frame_size": 128,
             "sample_fps": 4.0,
             "max_text_length": 160,
+            "text_needs_report": True,
         },
         "video_encoder": {
             "width": 128,
@@ -104,7 +106,7 @@ def prepare(num_studies: int, num_dense: int, seed: int) -> None:
     from data_prep.phantom.generate import write_phantom
 
     made = DATA / "archives.json"
-    asked = {"num_studies": num_studies, "num_dense": num_dense, "seed": seed, "dense_reports": False}
+    asked = {"num_studies": num_studies, "num_dense": num_dense, "seed": seed, "dense": "findings, no reports"}
     if made.exists() and json.loads(made.read_text()) != asked:
         raise UserError(f"{DATA} was prepared with {made.read_text()}: ask for that, or delete the folder")
     made.parent.mkdir(parents=True, exist_ok=True)
@@ -137,13 +139,9 @@ def prepare(num_studies: int, num_dense: int, seed: int) -> None:
 
 
 def unread(reports: pa.Table) -> pa.Table:
-    """The same studies, of which nobody has said anything."""
-    for name in ("report", "findings", "dominance"):
-        place = reports.schema.get_field_index(name)
-        reports = reports.set_column(
-            place, reports.schema.field(name), pa.nulls(len(reports), reports.schema.types[place])
-        )
-    return reports
+    """The same studies and findings, without the reports."""
+    place = reports.schema.get_field_index("report")
+    return reports.set_column(place, reports.schema.field(place), pa.nulls(len(reports), pa.string()))
 
 
 def format_differences(run: Path, config: Config) -> str:

@@ -88,11 +88,13 @@ def choose_caption(
         chance: [4] in [0, 1): of the task, of parallel prediction, of the segment, and of the frame among its regions.
     """
     shares = part.tasks.shares
+    if report is None and part.tasks.in_use:  # boxes can be asked for all the same
+        shares = shares | {"report": 0.0}
     ends = np.cumsum([*shares.values()])
     task = [*shares][int(np.searchsorted(ends / ends[-1], chance[0], side="right"))]
     told = {row["segment"]: row for row in findings or ()}
     known = [region for region in regions if region.segment in told]
-    if task == "report" or report is None or not known:
+    if task == "report" or not known:
         return Caption("report", report, bool(chance[1] < part.parallel_share))
     segments = [*dict.fromkeys(region.segment for region in known)]
     segment = segments[int(chance[2] * len(segments))]

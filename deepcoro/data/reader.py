@@ -89,11 +89,12 @@ class UnitReader:
             if captions is not None and self._has_tasks:
                 asked = self.tokenizer.encode_after([TASKS[c.task] for c in captions], [c.text for c in captions])
                 found["caption_ids"], found["caption_length"], found["prefix_length"] = asked[:3]
+                found["has_caption"] = np.array([c.text is not None for c in captions]) & valid
                 found["task"] = np.array([[*TASKS].index(c.task) for c in captions], np.int8)
                 cut = cut | asked.cut if self._compares_reports else asked.cut
             if captions is not None and self._draws_captions and self.config.captioning.parallel_share > 0:
                 found["parallel"] = np.array([c.parallel for c in captions])
-            found["num_cut"] = (cut & found["has_report"]).astype(np.int64)
+            found["num_cut"] = (cut & found.get("has_caption", found["has_report"])).astype(np.int64)
         return found
 
     def _captions(
@@ -112,7 +113,12 @@ class UnitReader:
 
     def text(self, unit: int) -> str | None:
         """The target text of a unit."""
-        return target_text(*self._about(unit))
+        return self._target_text(*self._about(unit))
+
+    def _target_text(self, study: dict[str, Any], tree: str | None, whole_study: bool) -> str | None:
+        if self.config.data.text_needs_report and not study["report"]:
+            return None
+        return target_text(study, tree, whole_study)
 
     def _about(self, unit: int) -> tuple[dict[str, Any], str | None, bool]:
         """What the text of a unit is about: the study, the tree in view, and whether it is the whole study."""
@@ -156,7 +162,7 @@ class UnitReader:
             video, row["view_index"][view] = videos[index], index
             if self.config.needs_clip_texts:
                 of_clip = (about[0], video["coronary_tree"], False)
-                clip_texts[view] = target_text(*of_clip)
+                clip_texts[view] = self._target_text(*of_clip)
                 if weighs:
                     row["clip_severity"][view] = severity(*of_clip)
             try:
@@ -175,7 +181,7 @@ class UnitReader:
         row["problem"], row["num_lost"] = "; ".join(problems), np.int64(len(problems))
         row["study_key"] = np.int64(text_key(videos[0]["study_id"]))
         row["unit_id"] = videos[0]["study_id"] if self.units.whole_study else videos[0]["video_id"]
-        text = target_text(*about)
+        text = self._target_text(*about)
         captions = self._captions(position, about[0], clip_texts if self._captions_clips else [text], regions)
         return row, text, clip_texts, captions
 

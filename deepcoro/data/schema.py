@@ -109,13 +109,15 @@ class Batch(TypedDict, total=False):
     # What captioning learns, where it has tasks (config.captioning.tasks); else it learns input_ids.
     caption_ids: np.ndarray  # [B, C] int32
     caption_length: np.ndarray  # [B] int32
+    has_caption: np.ndarray  # [B] bool, likewise: there is something to learn
     parallel: np.ndarray  # [B] bool, where config.captioning.parallel_share is above 0: predicted all at once
     has_report: np.ndarray  # [B] bool
     report_key: np.ndarray  # [B] int64
     study_key: np.ndarray  # [B] int64
     severity: np.ndarray  # [B] float32, 0-100 (text.severity); only where contrastive.severity_weight is above 0
     # The same of each clip's text in a study, where a loss takes clips. What is not there has no report. Likewise
-    # clip_task, clip_caption_ids, clip_caption_length and clip_parallel, where captioning is that loss.
+    # clip_task, clip_caption_ids, clip_caption_length, clip_has_caption and clip_parallel, where captioning is that
+    # loss.
     clip_input_ids: np.ndarray  # [B, V, L'] int32
     clip_text_length: np.ndarray  # [B, V] int32
     clip_prefix_length: np.ndarray  # [B, V] int32

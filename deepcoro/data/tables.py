@@ -60,11 +60,12 @@ class Units:
         """The study a unit belongs to."""
         return self.tables.studies.read(self._study(np.array([unit])))[0]
 
-    def has_text(self, of_clips: bool = False) -> np.ndarray:
+    def has_text(self, of_clips: bool = False, needs_report: bool = False) -> np.ndarray:
         """Which units have a target text (``text.target_text``), bool, without writing it.
 
         Args:
             of_clips: of any of its clips by itself, where the unit is a study.
+            needs_report: of studies alone that have a report (``data.text_needs_report``).
         """
         study, studies = self._study(), self.studies
         told = pc.fill_null(pc.greater(pc.binary_length(studies["report"]), 0), False).to_numpy()[study]
@@ -74,7 +75,7 @@ class Units:
         elif of_clips and len(self):
             assert self.offsets is not None
             found = found & np.logical_or.reduceat(self._tree_known(), self.offsets[:-1])
-        return told | found
+        return told if needs_report else told | found
 
     def num_with_boxes(self, told: bool = False) -> int:
         """How many of the videos have a box; with ``told`` those alone whose study has findings to tell."""

@@ -177,7 +177,7 @@ class Check:
         some = np.arange(min(4, len(units)))
         reader = UnitReader(self.config, units, None, training=True)
         batch = reader.read(some, some)
-        told = np.flatnonzero(units.has_text())
+        told = np.flatnonzero(units.has_text(needs_report=self.config.data.text_needs_report))
         if len(told):
             self.report = reader.text(int(told[0])) or self.report
         if not batch["valid"].any():

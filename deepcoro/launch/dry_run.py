@@ -175,7 +175,8 @@ def _say_data(plan: _Plan) -> None:
         numbers = [0, 0, 0]
         try:
             units = dataset.units(split, part.unit, part.filter)
-            numbers = [len(units), int(units.has_text().sum()), len(set(units.column("patient_id")))]
+            told = units.has_text(needs_report=part.text_needs_report)
+            numbers = [len(units), int(told.sum()), len(set(units.column("patient_id")))]
         except DataError as error:
             # The training split was told of before; the test split is not needed for training.
             if split == "val" and dataset.num_studies()["val"]:

@@ -117,7 +117,7 @@ def log_test_evaluation(run: Path, step: str, metrics: dict[str, Metric], weight
 def _neighbours(trained: TrainedModel, train: Units, limit: int, device: torch.device) -> Neighbours | None:
     """Up to ``limit`` training units with a text, always the same, embedded by the model that is measured."""
     config = trained.config
-    indices = np.flatnonzero(train.has_text())
+    indices = np.flatnonzero(train.has_text(needs_report=config.data.text_needs_report))
     if len(indices) > limit:
         indices = np.sort(np.random.default_rng(0).choice(indices, limit, replace=False))
     records = predict_units(trained.model, config, train, indices, trained.tokenizer, device, embed_only=True)

@@ -242,7 +242,7 @@ def resolve(config: Config, dataset: PreparedDataset, units: Units) -> Config:
             f"WARNING: contrastive.severity_weight is without effect: no study of {dataset.root} has findings, so that "
             "every row counts the same; `python -m data_prep reports --output` reads them out of reports"
         )
-    if config.needs_text and not units.has_text(config.reads_clip_texts_only).any():
+    if config.needs_text and not units.has_text(config.reads_clip_texts_only, config.data.text_needs_report).any():
         looks_only = config.loss.is_used("distillation") and config.distillation.local_views > 0
         if not looks_only and not config.loss.is_used("masked_modeling") and not config.loss.is_used("grounding"):
             raise DataError(

@@ -258,7 +258,8 @@ class MultitaskLoss(nn.Module):
 
     def _targets(self, batch: Mapping[str, Any]) -> Tensor:
         rows = self._rows(batch, "captioning")
-        return caption_targets(*caption_text(rows), rows["prefix_length"], rows["has_report"], self.ignore_index)
+        told = rows.get("has_caption", rows["has_report"])
+        return caption_targets(*caption_text(rows), rows["prefix_length"], told, self.ignore_index)
 
     def _rows_with_views(self, batch: Mapping[str, Any]) -> Tensor:
         """[R] of the contrastive loss: whether anything of a row can be seen."""

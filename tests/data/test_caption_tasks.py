@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,10 +21,12 @@ from deepcoro.data.caption_tasks import (
     regions_in_view,
     write_region,
 )
+from deepcoro.data.collate import to_torch
 from deepcoro.data.reader import UnitReader
 from deepcoro.data.tables import PreparedDataset
 from deepcoro.data.text import ReportTokenizer
 from deepcoro.errors import ConfigError
+from deepcoro.losses.multitask import MultitaskLoss
 from deepcoro.reports.grammar import parse_report
 
 FINDINGS = [
@@ -103,8 +106,15 @@ def test_what_cannot_be_asked_for_stays_a_report():
     assert caption(0.5, regions=()).task == "report"
     assert caption(0.5, regions=[Region("d1", 0, REGION.box)]).task == "report"  # a box of which nothing is said
     assert caption(0.5, findings=None).task == "report"
-    without = caption(0.5, report=None)
+    without = caption(0.5, report=None, regions=())
     assert (without.task, without.text) == ("report", None)
+
+
+def test_without_a_report_boxes_are_asked_for_all_the_same():
+    assert [caption(x, report=None).task for x in (0.0, 0.49, 0.51, 0.999)] == ["aref", "aref", "gcap", "gcap"]
+    assert caption(0.0, report=None).text == f"{LAD} Frame 3: 120 44 180 97."
+    alone = caption(0.0, report=None, part=Config(captioning={"parallel_share": 0.5}).captioning)
+    assert (alone.task, alone.text) == ("report", None)  # nothing but reports is learnt there
 
 
 def test_one_region_is_drawn_segment_first():
@@ -287,7 +297,7 @@ def test_a_row_is_the_same_in_any_company_and_its_clip_that_of_a_run_without_tas
             assert np.array_equal(apart[key], together[key][first : first + 8])
     plain = reader_of(squares, task_config(*WIDE, "captioning.tasks.aref=0", "captioning.tasks.gcap=0"), task_tokenizer)
     without = plain.read(positions, positions % 2)
-    assert without.keys() == together.keys() - {"caption_ids", "caption_length", "parallel"}
+    assert without.keys() == together.keys() - {"caption_ids", "caption_length", "has_caption", "parallel"}
     for key in without.keys() - {"task", "prefix_length", "unit_id", "problem"}:
         assert np.array_equal(without[key], together[key], equal_nan=without[key].dtype.kind == "f"), key
     assert (without["task"] == 0).all()
@@ -340,6 +350,38 @@ def test_texts_that_lose_their_end_are_counted(make_dataset, tmp_path, task_conf
     assert clips.read(np.arange(3), np.arange(3))["num_cut"].tolist() == [2, 0, 0]
     both = reader_of(folder, task_config(*STUDY), task_tokenizer)
     assert both.read(np.arange(3), np.arange(3))["num_cut"].tolist() == [3, 0, 0]
+
+
+def test_findings_without_a_report_serve_boxes_alone_where_texts_need_one(
+    squares, make_dataset, tmp_path, task_config, task_tokenizer
+):
+    findings = [{"segment": "prox_lad", "stenosis": 80, "occlusion": "none"}]
+    box = {"segment": "prox_lad", "x0": 0.4, "y0": 0.4, "x1": 0.6, "y1": 0.6}
+    boxes = {"boxes": [box | {"frame": frame} for frame in range(24)], "coronary_tree": "left"}
+    said = {"a": "LAD: 80%.", "b": None}
+    studies = [{"study_id": name, "findings": findings, "report": report} for name, report in said.items()]
+    videos = [{"study_id": "a"} | boxes, {"study_id": "b"} | boxes, {"study_id": "b", "coronary_tree": "left"}]
+    folder = make_dataset(tmp_path, studies, videos)
+    shares = ("captioning.tasks.report=1", "captioning.tasks.gcap=0", "captioning.tasks.aref=0.001")
+    for needs, has_report, has_caption, task in (
+        ("true", [True, False, False], [True, True, False], [0, 1, 0]),
+        ("false", [True, True, True], [True, True, True], [0, 0, 0]),
+    ):
+        config = task_config(*shares, f"data.text_needs_report={needs}")
+        batch = reader_of(folder, config, task_tokenizer).read(np.arange(3), np.arange(3))
+        assert batch["has_report"].tolist() == has_report
+        assert batch["has_caption"].tolist() == has_caption
+        assert batch["task"].tolist() == task
+        loss = MultitaskLoss.from_config(config)
+        batch = to_torch(batch, torch.device("cpu"))
+        counts = loss.counts(batch, 1)
+        assert counts["contrastive"] == sum(has_report)
+        asked = (batch["caption_length"] - batch["prefix_length"])[batch["has_caption"]]
+        assert counts["captioning"] == asked.sum()
+    units = PreparedDataset.open(folder).units("train")
+    assert units.has_text(needs_report=True).tolist() == [True, False, False]
+    assert units.has_text().all()
+    assert (units.num_with_boxes(), units.num_with_boxes(told=True)) == (2, 2)
 
 
 def test_a_report_that_no_loss_reads_is_not_counted_as_cut(

@@ -137,7 +137,7 @@ def test_clips_of_a_study_are_asked_what_they_are_as_units(task_config, tiny_mod
     assert len(set(alone["task"].tolist())) > 1
     assert alone["parallel"].any()
     of_clips = {"input_ids", "text_length", "prefix_length", "has_report", "report_key"}
-    of_clips |= {"task", "caption_ids", "caption_length", "parallel"}
+    of_clips |= {"task", "caption_ids", "caption_length", "has_caption", "parallel"}
     together = {
         "clip": alone["clip"].view(4, 2, *alone["clip"].shape[2:]),
         **{name: alone[name].view(4, 2, *alone[name].shape[2:]) for name in ("valid", "angles", "view_index")},
