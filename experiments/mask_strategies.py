@@ -17,8 +17,8 @@ is a claim only after three (``--seed``):
 
 ``spatial`` is another name of ``tube``, and has its line. Prints the table, and keeps it with all numbers in
 ``runs/mask_strategies.txt`` and ``.json``; each model is kept as a run in that folder, so that ``experiments.strips``
-can draw what it makes of a clip; the phantoms stay in ``data/mask_strategies``. Sized for some 25 minutes on
-2 idle cores, ``--quick`` for 3 with figures that mean nothing: estimates, as it has not been run whole yet.
+can draw what it makes of a clip; the phantoms stay in ``data/mask_strategies``. It took 15 minutes on 2 cores;
+``--quick`` takes a small part of that, for figures that mean nothing.
 """
 
 from __future__ import annotations
