@@ -38,8 +38,9 @@ def test_how_many_videos_have_boxes_is_told(task_config, dataset_folder, make_da
     resolve(task_config(), dataset, units)
     assert capsys.readouterr().err.startswith("WARNING: 0 of 7 training videos have boxes")
     box = {"segment": "d1", "frame": 3, "x0": 0.1, "y0": 0.1, "x1": 0.2, "y1": 0.2}
-    videos = [{"study_id": "a"}, {"study_id": "a", "boxes": [box, box]}, {"study_id": "b", "boxes": []}]
-    folder = make_dataset(tmp_path, [{"study_id": "a"}, {"study_id": "b", "report": "Normal."}], videos)
+    videos = [{"study_id": "a"}, {"study_id": "a", "boxes": [box, box]}, {"study_id": "b", "boxes": [box]}]
+    told = {"study_id": "a", "findings": [{"segment": "d1", "stenosis": 60, "occlusion": "none"}]}
+    folder = make_dataset(tmp_path, [told, {"study_id": "b", "report": "Normal."}], videos)  # of b nothing to ask for
     dataset = PreparedDataset.open(folder)
     resolve(task_config(), dataset, dataset.units("train"))
     assert capsys.readouterr().err.startswith("1 of 3 training videos have boxes")
