@@ -74,7 +74,7 @@ def experiment() -> Config:
         "captioning": {
             "max_position_embeddings": 160,
             "max_generation_length": 128,
-            "tasks": {"report": 2.0, "aref": 1.0, "gcap": 1.0},
+            "tasks": {"report": 2.0, "aref": 1.0, "gcap": 0.5},
         },
         "loss": {
             "weights": {"contrastive": 0.2, "masked_modeling": 0.0, "grounding": 0.05},

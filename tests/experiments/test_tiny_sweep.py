@@ -1,6 +1,7 @@
 """The sweeps of the demo can be searched, and what the benchmark draws and counts is what it says."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -72,5 +73,12 @@ def test_clips_are_counted_to_the_last_step_of_each_trial(tmp_path):
     assert (found.value, found.values, found.num_complete) == (0.5, [0.5, 0.25], 2)
     rows[0] |= {"state": "fail", "error": "it broke"}
     (tmp_path / "sweep.json").write_text(json.dumps({"trials": rows}))
-    with pytest.raises(RuntimeError, match="it broke"):
+    found = bench.Results(tmp_path)  # its clips are spent, and it is no candidate for the best
+    assert found.clips == 16 * (90 + 13 + 90)
+    assert (found.value, found.values, found.num_failed) == (0.25, [0.25], 1)
+    shutil.rmtree(tmp_path / "trials" / "trial_0")  # it failed before its first step
+    assert bench.Results(tmp_path).clips == 16 * (13 + 90)
+    rows[2] |= {"state": "fail", "error": "so did this"}
+    (tmp_path / "sweep.json").write_text(json.dumps({"trials": rows}))
+    with pytest.raises(RuntimeError, match="2 failed.*it broke"):
         bench.Results(tmp_path)
