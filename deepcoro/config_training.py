@@ -68,7 +68,7 @@ class LossWeights(Section):
     contrastive: NonNegative = 1.0
     captioning: NonNegative = 1.0
     masked_modeling: NonNegative = 0.1
-    grounding: NonNegative = 0.0  # where lesions lie; learns from the boxes of the data. About 0.05 is one like others
+    grounding: NonNegative = 0.0  # where lesions lie, from boxes; in nats a clip, so that 0.05 is much
     distillation: NonNegative = 0.0  # what it is from says the section distillation
 
 

@@ -4,7 +4,6 @@ import re
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,12 +20,10 @@ from deepcoro.data.caption_tasks import (
     regions_in_view,
     write_region,
 )
-from deepcoro.data.collate import to_torch
 from deepcoro.data.reader import UnitReader
 from deepcoro.data.tables import PreparedDataset
 from deepcoro.data.text import ReportTokenizer
 from deepcoro.errors import ConfigError
-from deepcoro.losses.multitask import MultitaskLoss
 from deepcoro.reports.grammar import parse_report
 
 FINDINGS = [
@@ -350,38 +347,6 @@ def test_texts_that_lose_their_end_are_counted(make_dataset, tmp_path, task_conf
     assert clips.read(np.arange(3), np.arange(3))["num_cut"].tolist() == [2, 0, 0]
     both = reader_of(folder, task_config(*STUDY), task_tokenizer)
     assert both.read(np.arange(3), np.arange(3))["num_cut"].tolist() == [3, 0, 0]
-
-
-def test_findings_without_a_report_serve_boxes_alone_where_texts_need_one(
-    squares, make_dataset, tmp_path, task_config, task_tokenizer
-):
-    findings = [{"segment": "prox_lad", "stenosis": 80, "occlusion": "none"}]
-    box = {"segment": "prox_lad", "x0": 0.4, "y0": 0.4, "x1": 0.6, "y1": 0.6}
-    boxes = {"boxes": [box | {"frame": frame} for frame in range(24)], "coronary_tree": "left"}
-    said = {"a": "LAD: 80%.", "b": None}
-    studies = [{"study_id": name, "findings": findings, "report": report} for name, report in said.items()]
-    videos = [{"study_id": "a"} | boxes, {"study_id": "b"} | boxes, {"study_id": "b", "coronary_tree": "left"}]
-    folder = make_dataset(tmp_path, studies, videos)
-    shares = ("captioning.tasks.report=1", "captioning.tasks.gcap=0", "captioning.tasks.aref=0.001")
-    for needs, has_report, has_caption, task in (
-        ("true", [True, False, False], [True, True, False], [0, 1, 0]),
-        ("false", [True, True, True], [True, True, True], [0, 0, 0]),
-    ):
-        config = task_config(*shares, f"data.text_needs_report={needs}")
-        batch = reader_of(folder, config, task_tokenizer).read(np.arange(3), np.arange(3))
-        assert batch["has_report"].tolist() == has_report
-        assert batch["has_caption"].tolist() == has_caption
-        assert batch["task"].tolist() == task
-        loss = MultitaskLoss.from_config(config)
-        batch = to_torch(batch, torch.device("cpu"))
-        counts = loss.counts(batch, 1)
-        assert counts["contrastive"] == sum(has_report)
-        asked = (batch["caption_length"] - batch["prefix_length"])[batch["has_caption"]]
-        assert counts["captioning"] == asked.sum()
-    units = PreparedDataset.open(folder).units("train")
-    assert units.has_text(needs_report=True).tolist() == [True, False, False]
-    assert units.has_text().all()
-    assert (units.num_with_boxes(), units.num_with_boxes(told=True)) == (2, 2)
 
 
 def test_a_report_that_no_loss_reads_is_not_counted_as_cut(
