@@ -10,6 +10,7 @@ import threading
 import time
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -25,6 +26,7 @@ from deepcoro.errors import CheckpointError, ConfigError, DataError, ResourceErr
 from deepcoro.launch.evaluate import evaluate
 from deepcoro.launch.lock import hold
 from deepcoro.launch.train import train
+from deepcoro.training.control import STOP_FILE
 from deepcoro.training.validation import Validation
 
 
@@ -133,6 +135,21 @@ def when_step(run, step, action):
     return thread
 
 
+def stop_by_signal(run):
+    """SIGTERM to this process. Its main thread takes it up when it comes back to Python, in which time the workers
+    train tens of these small steps: so they stand still until the request is out."""
+    workers = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())]
+    assert workers
+    for worker in workers:
+        worker.suspend()
+    os.kill(os.getpid(), signal.SIGTERM)
+    give_up = time.monotonic() + 20
+    while not (run / STOP_FILE).exists() and time.monotonic() < give_up:
+        time.sleep(0.01)
+    for worker in workers:
+        worker.resume()
+
+
 def test_stopped_gone_on_with_and_damaged_a_run_ends_where_an_undisturbed_one_ends(
     local_ray, small_config, tmp_path, capsys
 ):
@@ -140,7 +157,7 @@ def test_stopped_gone_on_with_and_damaged_a_run_ends_where_an_undisturbed_one_en
     undisturbed = train(small_config(tmp_path / "a", *settings))
     config = small_config(tmp_path / "b", *settings)
     run = tmp_path / "b" / config.name
-    asking = when_step(run, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    asking = when_step(run, 5, lambda: stop_by_signal(run))
     with pytest.raises(RunStopped, match="saved at step .* of 30; the same command goes on") as stopped:
         train(config)
     asking.join()
