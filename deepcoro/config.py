@@ -162,6 +162,11 @@ class Config(Section):
                 "masked_modeling.pretrained=true takes the decoder of the run of ours that video_encoder.pretrained "
                 "names, and that is not given"
             )
+        if self.grounding.informs_captions and not (self.loss.is_used("grounding") and self.loss.is_used("captioning")):
+            raise ValueError(
+                "grounding.informs_captions needs both losses in use; set loss.weights.grounding and "
+                "loss.weights.captioning above 0, or grounding.informs_captions=false"
+            )
         if self.loss.is_used("grounding") and self.shared_pass.enabled:
             raise ValueError(
                 "loss.weights.grounding does not go with shared_pass.enabled=true: where a token is hidden nobody can "

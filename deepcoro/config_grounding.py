@@ -18,6 +18,10 @@ class GroundingConfig(Section):
     # pixels, and its place is better told. (More than 4 would make the maps as large as the clips.)
     cells_per_token: Annotated[int, Field(ge=1, le=4)] = 2
 
+    # Captions are written from what the head found of each segment too: one more memory token a segment and clip
+    # (models/lesion_summary.py). A lesion is a few tokens out of hundreds, which a decoder by itself is slow to find.
+    informs_captions: bool = False
+
     def cells(self, grid: Grid) -> Grid:
         """Of a clip of ``grid`` tokens, along time, height and width."""
         time, height, width = grid

@@ -68,20 +68,20 @@ def experiment() -> Config:
             "tubelet": (8, 8, 8),
             "stem": "convolutional",
         },
-        "grounding": {"cells_per_token": 1},
+        "grounding": {"cells_per_token": 1, "informs_captions": True},
         "text_encoder": {"name": str(DATA / "text_encoder")},
         "contrastive": {"logit_bias": -3.4},
         "captioning": {
             "max_position_embeddings": 160,
             "max_generation_length": 128,
-            "tasks": {"report": 2.0, "aref": 1.0, "gcap": 0.5},
+            "tasks": {"report": 2.0, "aref": 1.0, "gcap": 0.25},
         },
         "loss": {
             "weights": {"contrastive": 0.2, "masked_modeling": 0.0, "grounding": 0.05},
-            "start_fraction": {"contrastive": 0.45, "captioning": 0.45},
+            "start_fraction": {"contrastive": 0.4, "captioning": 0.4},
         },
         "optim": {"lr": 2e-3, "warmup_steps": 100},
-        "training": {"num_steps": 2300, "batch_size": 32, "precision": "bf16", "checkpoint_every": 500},
+        "training": {"num_steps": 2200, "batch_size": 32, "precision": "bf16", "checkpoint_every": 500},
         "resources": {"num_workers": 2, "cpus_per_worker": 0.8},
     }
     return demo.experiment().merge(changes)

@@ -84,6 +84,7 @@ def masked_alone(config: Config, ratio: float | None) -> Config:
         "loss": {"weights": off | {"masked_modeling": 1.0}, "use_scheduler": False, "start_fraction": off},
         "contrastive": {"level": None},
         "captioning": {"level": None},
+        "grounding": {"informs_captions": False},
         "shared_pass": {"enabled": False, "mask_ratio": None, "unmasked_tail": 0.0},
         "masked_modeling": masked,
     }

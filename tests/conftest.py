@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads only get in each other's way on tensors this small
@@ -135,6 +136,8 @@ def random_batch():
     """``random_batch(config, rows, views, seed, length)`` -> a Batch of tensors, all valid, texts all different."""
     import torch
 
+    from deepcoro.reports.vocabulary import SEGMENTS
+
     def build(config, rows=4, views=1, seed=0, length=9):
         chance = torch.Generator().manual_seed(seed)
         frames, size, tokens = config.data.num_frames, config.data.frame_size, config.num_tokens
@@ -143,7 +146,18 @@ def random_batch():
         ids = torch.randint(5, config.captioning.vocab_size, (rows, length), generator=chance)
         ids[torch.arange(length) >= lengths[:, None]] = 0
         order = torch.stack([torch.randperm(tokens, generator=chance) for _ in range(rows * views)])
-        return {
+        maps = {}
+        if config.loss.is_used("grounding"):
+            shape = (rows, views, math.prod(config.grounding.cells(config.grid)))
+            there, which = (torch.randint(n, shape, generator=chance, dtype=torch.int32) for n in (3, len(SEGMENTS)))
+            maps["segments_at"] = torch.where(there == 0, 1 << which, 0)
+            maps["stenosis_at"] = torch.where(there == 0, 40 + 3 * which, -1).to(torch.int8)
+            maps["edges_at"] = (
+                torch.rand(*shape, 4, generator=chance) + torch.where(there == 0, 0, torch.nan)[..., None]
+            )
+            maps["lesions_known"] = torch.rand(shape, generator=chance) < 0.7
+            maps["tree"] = torch.randint(-1, 2, (rows, views), generator=chance, dtype=torch.int8)
+        return maps | {
             "clip": torch.randint(0, 256, (rows, views, frames, size, size), generator=chance, dtype=torch.uint8),
             "valid": torch.ones(rows, views, dtype=torch.bool),
             "angles": torch.zeros(rows, views, 2),

@@ -147,6 +147,7 @@ class UnitReader:
             row["segments_at"] = np.zeros((views, math.prod(self._cells)), np.int32)
             row["lesions_known"] = np.zeros((views, math.prod(self._cells)), bool)
             row["stenosis_at"] = np.full((views, math.prod(self._cells)), -1, np.int8)
+            row["edges_at"] = np.full((views, math.prod(self._cells), 4), np.nan, np.float32)
             row["tree"] = np.full(views, -1, np.int8)
         problems: list[str] = []
         clip_texts: list[str | None] = [None] * views
@@ -172,7 +173,8 @@ class UnitReader:
                 continue
             row["valid"][view] = True
             if lesions is not None:
-                row["segments_at"][view], row["lesions_known"][view], row["stenosis_at"][view] = lesions
+                row["segments_at"][view], row["lesions_known"][view] = lesions.segments, lesions.known
+                row["stenosis_at"][view], row["edges_at"][view] = lesions.stenosis, lesions.edges
                 row["tree"][view] = TREES.index(video["coronary_tree"]) if video["coronary_tree"] else -1
             row["angles"][view] = [
                 np.nan if a is None else a for a in (video["primary_angle"], video["secondary_angle"])

@@ -156,6 +156,7 @@ def synthetic_batch(config: Config, rows: int, text_tokens: int, device: torch.d
         cells = math.prod(config.grounding.cells(config.grid))
         batch["segments_at"] = (torch.arange(rows * views * cells) % 50 == 0).view(rows, views, cells).int()
         batch["stenosis_at"] = torch.where(batch["segments_at"] > 0, 50, -1).to(torch.int8)
+        batch["edges_at"] = torch.zeros(rows, views, cells, 4)
         batch["lesions_known"] = torch.ones(rows, views, cells, dtype=torch.bool)
         batch["tree"] = torch.zeros(rows, views, dtype=torch.int8)
     if config.contrastive.severity_weight > 0:

@@ -257,7 +257,8 @@ def resolve(config: Config, dataset: PreparedDataset, units: Units) -> Config:
         )
         off = {"contrastive": 0.0, "captioning": 0.0}
         alone = {"enabled": False, "mask_ratio": None, "unmasked_tail": 0.0}  # there is nothing to share the pass with
-        config = config.merge({"loss": {"weights": off, "initial": off, "final": off}, "shared_pass": alone})
+        losses = {"weights": off, "initial": off, "final": off}
+        config = config.merge({"loss": losses, "shared_pass": alone, "grounding": {"informs_captions": False}})
     if config.loss.is_used("masked_modeling") and not config.measures_reconstruction:
         say(
             f"masked_modeling.target={config.masked_modeling.target} predicts features: reconstruction metrics and "

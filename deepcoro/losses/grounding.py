@@ -2,7 +2,8 @@
 
 A report says that there is a stenosis; a box says where. Each cell of a clip has a lesion or has none (a binary
 cross-entropy). In the cells that have one it is of one segment (a cross-entropy over segments), and it narrows by so
-much of the diameter (a binary cross-entropy for each of some levels, where the percent is known).
+much of the diameter (a binary cross-entropy for each of some levels, where the percent is known), and its box has
+four edges (a Laplace distribution of each around what is said, one cell wide).
 
 Letters: B rows, V views, C cells, S segments, H levels.
 """
@@ -21,8 +22,10 @@ def grounding_loss(
     evidence: Tensor,
     segment: Tensor,
     stenosis: Tensor,
+    edges: Tensor,
     segments_at: Tensor,
     stenosis_at: Tensor,
+    edges_at: Tensor,
     known: Tensor,
     valid: Tensor,
     early: Tensor | None = None,
@@ -32,7 +35,8 @@ def grounding_loss(
     ``prior`` and ``evidence`` [B*V, C] are added to the logit of a lesion; ``segment`` [B*V, C, S] are the logits of
     which; ``segments_at`` [B, V, C] are whole numbers whose bit s says whether segment s has a lesion there (of several
     any is right); ``stenosis`` [B*V, C, H] are logits that a lesion narrows by each of ``STENOSIS_LEVELS`` or more, and
-    ``stenosis_at`` [B, V, C] what it does, -1 where that is not known; ``known`` [B, V, C] and ``valid`` [B, V] bool.
+    ``stenosis_at`` [B, V, C] what it does, -1 where that is not known; ``edges`` [B*V, C, 4] and ``edges_at``
+    [B, V, C, 4] are those of its box, in cells; ``known`` [B, V, C] and ``valid`` [B, V] bool.
 
     The prior, which does not see the clip, is taught by a cross-entropy of its own, and by that alone. ``early``
     [B*V, C] is evidence too, with an error like that of ``evidence``.
@@ -51,4 +55,6 @@ def grounding_loss(
     reached = (percent >= percent.new_tensor(STENOSIS_LEVELS)).to(stenosis.dtype)
     of_percent = F.binary_cross_entropy_with_logits(stenosis, reached, reduction="none").sum(dim=-1)
     error = error + torch.where(percent.squeeze(-1) >= 0, of_percent, 0)
+    apart = (edges - torch.where(lesion.unsqueeze(-1) > 0, edges_at.flatten(0, 1), 0)).abs().sum(dim=-1)
+    error = error + torch.where(lesion > 0, apart, 0)
     return torch.where(asked, error, 0).sum()

@@ -22,6 +22,7 @@ from deepcoro.reports.vocabulary import SEGMENTS, STENOSIS_LEVELS, TREES
 
 _RARE = -5.0  # logit of a lesion in a cell, at first
 _ANGLE = 45.0  # degrees that count 1
+_HALF_A_BOX = 1.0  # cells from a lesion's middle to an edge of its box, at first
 
 
 class GroundingHead(nn.Module):
@@ -50,6 +51,9 @@ class GroundingHead(nn.Module):
         self.evidence = nn.Linear(width, cells)
         self.segment = nn.Linear(width, cells * len(SEGMENTS))
         self.stenosis = nn.Linear(width, cells * len(STENOSIS_LEVELS))
+        self.edges = nn.Linear(width, cells * 4)
+        self.middles: Tensor  # [C, 4], of each cell, for each edge of a box, in cells
+        self.register_buffer("middles", self._middles(), persistent=False)
         self.view_prior = nn.Sequential(
             nn.Linear(3 + len(TREES), hidden_size),
             nn.GELU(),
@@ -58,6 +62,7 @@ class GroundingHead(nn.Module):
             nn.Linear(hidden_size, grid[0] * grid[1] * grid[2] * cells),
         )
         nn.init.zeros_(self.evidence.bias)
+        nn.init.constant_(self.edges.bias, _HALF_A_BOX)
         nn.init.zeros_(self.view_prior[-1].weight)  # type: ignore[arg-type]
         nn.init.constant_(self.view_prior[-1].bias, _RARE)  # type: ignore[arg-type]
 
@@ -73,24 +78,34 @@ class GroundingHead(nn.Module):
             embedded: [B, N, D] before the first block, for ``early``.
 
         Returns:
-            ``lesion_prior`` and ``lesion_evidence`` [B, C], whose sum is the logit of a lesion, and ``lesion_segment``
-            [B, C, S], logits of the segment of one, and ``lesion_stenosis`` [B, C, H], logits that one narrows by
-            each of ``STENOSIS_LEVELS`` or more; for ``early`` also ``lesion_early`` [B, C], the evidence of the
-            embedded tokens. Cells are numbered along time, then height, then width.
+            ``lesion_prior`` and ``lesion_evidence`` [B, C], whose sum is the logit of a lesion, and what ``found_in``
+            says of one; for ``early`` also ``lesion_early`` [B, C], the evidence of the embedded tokens. Cells are
+            numbered along time, then height, then width.
         """
         known = angles.isfinite().all(dim=1, keepdim=True)
         is_tree = tree.unsqueeze(1) == torch.arange(len(TREES), device=tree.device)
         view = torch.cat([torch.where(known, angles, 0) / _ANGLE, known, is_tree], dim=1)
-        out = {
-            "lesion_prior": full_precision(self.view_prior(view.to(self.evidence.weight.dtype))),
-            "lesion_evidence": full_precision(self._in_cells(self.evidence(tokens))).squeeze(-1),
-            "lesion_segment": full_precision(self._in_cells(self.segment(tokens))),
-            "lesion_stenosis": full_precision(self._in_cells(self.stenosis(tokens))),
-        }
+        prior = full_precision(self.view_prior(view.to(self.evidence.weight.dtype)))
+        out = {"lesion_prior": prior} | {f"lesion_{name}": said for name, said in self.found_in(tokens).items()}
         if self.early is not None:
             assert embedded is not None
             out["lesion_early"] = full_precision(self._in_cells(self.early(embedded))).squeeze(-1)
         return out
+
+    def found_in(self, tokens: Tensor) -> dict[str, Tensor]:
+        """What tokens [B, N, D] alone say of their cells: ``evidence`` [B, C] of a lesion; logits of its ``segment``
+        [B, C, S], and that it narrows by each of ``STENOSIS_LEVELS`` or more, ``stenosis`` [B, C, H]; and left, upper,
+        right and lower ``edges`` [B, C, 4] of its box, in cells from the left or upper edge of the clip."""
+        parts = {"evidence": self.evidence, "segment": self.segment, "stenosis": self.stenosis, "edges": self.edges}
+        said = {name: full_precision(self._in_cells(part(tokens))) for name, part in parts.items()}
+        outwards = said["edges"].new_tensor([-1, -1, 1, 1])
+        return said | {"evidence": said["evidence"].squeeze(-1), "edges": self.middles + outwards * said["edges"]}
+
+    def _middles(self) -> Tensor:
+        time, height, width = self.grid
+        rows, columns = (torch.arange(size * self.cells_per_token) + 0.5 for size in (height, width))
+        places = torch.stack(torch.meshgrid(rows, columns, indexing="ij")[::-1], dim=-1)  # across, then down
+        return places.flatten(0, 1).repeat(time, 2)
 
     def _in_cells(self, x: Tensor) -> Tensor:
         """What tokens say of their cells, [B, N, c c k] -> [B, C, k]."""

@@ -27,6 +27,7 @@ from deepcoro.models.distillation import DistillationStudent
 from deepcoro.models.draws import clip_numbers
 from deepcoro.models.grounding import GroundingHead
 from deepcoro.models.layers import full_precision, gather_tokens
+from deepcoro.models.lesion_summary import LesionSummary
 from deepcoro.models.masked_video_modeling import MaskedVideoModeling
 from deepcoro.models.pretrained import load_pretrained, own_description, resolve_architecture
 from deepcoro.models.study_pooling import StudyPooling, ViewEmbedding, drop_views
@@ -67,11 +68,13 @@ class MultitaskModel(nn.Module):
         assert width is not None
         self.view_embedding = self.study_pooling = self.video_projection = None
         self.text_encoder = self.text_projection = self.captioning_decoder = self.masked_video_modeling = None
-        self.grounding_head = None
+        self.grounding_head = self.lesion_summary = None
         if loss.is_used("grounding"):
             self.grounding_head = GroundingHead(
                 width, config.grid, config.grounding.cells_per_token, type(self.video_encoder) is VideoEncoder
             )
+        if config.grounding.informs_captions:
+            self.lesion_summary = LesionSummary(width, config.grid, config.grounding.cells_per_token)
         self.distillation = DistillationStudent(config) if loss.is_used("distillation") else None
         learns_locally = self.distillation is not None and self.distillation.head is not None
         study = config.study_pooling
@@ -256,13 +259,21 @@ class MultitaskModel(nn.Module):
 
     def memory(self, tokens: Tensor, valid: Tensor, views_at: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens [B*V, c + N, D] -> what the decoder attends to, and its mask: of studies [B, V*(c + N), D] and
-        [B, V*(c + N)], of clips [B*V, c + N, D] and [B*V, c + N]."""
-        if self.config.level("captioning") == "clip":
-            return tokens, valid.reshape(-1, 1).expand(-1, tokens.shape[1])
-        views = tokens.unflatten(0, tuple(valid.shape))
-        if self.view_embedding is not None:
-            views = views + self.view_embedding(views_at).unsqueeze(2)
-        return views.flatten(1, 2), valid.repeat_interleave(views.shape[2], dim=1)
+        [B, V*(c + N)], of clips [B*V, c + N, D] and [B*V, c + N]. Where the grounding head informs captions, the
+        summaries of its segments come behind, and M is so much larger."""
+        parts = [tokens]
+        if self.lesion_summary is not None:
+            assert self.grounding_head is not None
+            on_grid = tokens[:, self.video_encoder.num_prefix_tokens :]  # type: ignore[misc]
+            parts.append(self.lesion_summary(on_grid, **self.grounding_head.found_in(on_grid)))
+        rows = valid if self.config.level("captioning") == "study" else valid.reshape(-1, 1)
+        parts = [part.unflatten(0, tuple(rows.shape)) for part in parts]  # [rows, views of a row, ...]
+        if self.config.level("captioning") == "study" and self.view_embedding is not None:
+            parts = [part + self.view_embedding(views_at).unsqueeze(2) for part in parts]
+        masks = [rows.repeat_interleave(part.shape[2], dim=1) for part in parts]
+        if len(parts) == 1:  # no copy
+            return parts[0].flatten(1, 2), masks[0]
+        return torch.cat([part.flatten(1, 2) for part in parts], dim=1), torch.cat(masks, dim=1)
 
     def masked_pass(
         self, clip: Tensor, batch: Mapping[str, Any], num_visible: int, shown: Tensor | None = None

@@ -19,6 +19,7 @@ from deepcoro.config_masking import num_asked
 from deepcoro.models.conv_stem import multiply_adds, saved_values
 from deepcoro.models.multitask import MultitaskModel
 from deepcoro.models.video_teacher import teacher_config
+from deepcoro.reports.vocabulary import SEGMENTS
 
 # Of MViTv2-S (2112.01526, table 1) on 16x224x224: layers, width, heads and tokens of each stage.
 _MVIT_STAGES = ((1, 96, 1, 25088), (2, 192, 2, 6272), (11, 384, 4, 1568), (2, 768, 8, 392))
@@ -217,7 +218,8 @@ def passes(
         assert captioning.vocab_size is not None
         shape = (captioning.num_layers, captioning.hidden_size, captioning.intermediate_size, length("captioning") - 1)
         clips = rows("captioning")
-        seen = round(views / clips * (c + seen_by_text)) if clips else 0
+        summaries = len(SEGMENTS) if model.lesion_summary is not None else 0
+        seen = round(views / clips * (c + seen_by_text + summaries)) if clips else 0
         found.append(
             Pass(
                 *shape,

@@ -43,6 +43,7 @@ def parameter_groups(model: MultitaskModel, optim: OptimConfig) -> list[dict[str
         "text_projection": "video",
         "text_encoder": "text",
         "captioning_decoder": "captioning",
+        "lesion_summary": "captioning",
         "masked_video_modeling": "masked_modeling",
         "distillation": "video",
         "grounding_head": "video",

@@ -17,8 +17,9 @@ def box(segment, frame, x0, y0, x1, y1):
 
 
 def made(boxes, frames=FRAMES, crop=WHOLE, width=64):
-    segments, known, stenosis = lesion_map(frames, boxes, 64, width, crop, CELLS)
+    segments, known, stenosis, edges = lesion_map(frames, boxes, 64, width, crop, CELLS)
     assert (stenosis == -1).all()
+    assert (np.isnan(edges) == (segments == 0)[:, None]).all()
     assert (segments.dtype, known.dtype, segments.shape, known.shape) == (np.int32, bool, (32,), (32,))
     return segments.reshape(CELLS), known.reshape(CELLS)
 
@@ -97,6 +98,21 @@ def test_the_worst_percent_of_the_lesions_in_a_cell_where_it_is_known():
     assert (np.delete(stenosis.reshape(-1), 5) == -1).all()  # that of the PDA is not known
 
 
+def test_edges_are_those_of_the_lesion_in_cells_of_several_the_nearest():
+    # Middles (24, 24), that of cell (1, 1), and (28, 24), which is a quarter of a cell from it and 3/4 from the next.
+    boxes = [box("d2", 10, 24, 20, 32, 28), box("d1", 10, 20, 16, 28, 32)]
+    for some in (boxes, boxes[::-1]):
+        edges = lesion_map(FRAMES, some, 64, 64, WHOLE, CELLS).edges
+        assert (edges.dtype, edges.shape) == (np.float32, (32, 4))
+        assert edges[5].tolist() == [20 / 16, 1, 28 / 16, 2]
+        assert edges[6].tolist() == [1.5, 20 / 16, 2, 28 / 16]
+        assert np.isnan(np.delete(edges, [5, 6], axis=0)).all()
+    # It moves: the mean of both places; half of it is cut off by the crop, and it reaches beyond.
+    moved = [box("lvp", 10, 0, 20, 8, 28), box("lvp", 12, 8, 20, 16, 28)]
+    edges = lesion_map(FRAMES, moved, 64, 64, Crop(8, 8, 32), CELLS).edges.reshape(*CELLS, 4)
+    assert edges[0, 1, 0].tolist() == edges[0, 2, 0].tolist() == pytest.approx([-0.5, 1.5, 0.5, 2.5])
+
+
 def test_a_frame_that_was_sampled_twice_counts_at_both_places():
     segments, known = made([box("lvp", 10, 20, 20, 28, 28)], frames=np.array([8, 10, 10, 10]))
     assert places(segments, "lvp") == {(0, 1, 1), (1, 1, 1)}
@@ -117,7 +133,7 @@ def test_boxes_go_along_with_the_crop():
 def test_a_lesion_whose_middle_is_well_outside_is_nowhere_and_where_its_box_reaches_in_nothing_is_asked(x0, x1, asked):
     crop = Crop(32, 0, 64)
     corners = {"segment": "om2", "frame": 10, "x0": (32 + x0) / 128, "x1": (32 + x1) / 128, "y0": 0.3, "y1": 0.45}
-    segments, known, _ = lesion_map(FRAMES, [corners], 64, 128, crop, CELLS)
+    segments, known, *_ = lesion_map(FRAMES, [corners], 64, 128, crop, CELLS)
     assert not segments.any()
     assert known.reshape(CELLS)[0, 1, 0] == asked
     assert known.reshape(CELLS)[0, 1, 1:].all()

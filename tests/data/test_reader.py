@@ -225,8 +225,10 @@ def test_where_lesions_are_is_read_where_grounding_learns_it(make_dataset, tmp_p
     wanted[:, 1, 1] = 1 << SEGMENTS.index("d1")  # the middle, 0.375 of 4 tokens
     assert (batch["segments_at"][:, 0] == [wanted.ravel(), *2 * [np.zeros(32)]]).all()
     assert (batch["stenosis_at"] == np.where(batch["segments_at"] > 0, 60, -1)).all()
+    assert (np.isfinite(batch["edges_at"]) == (batch["segments_at"] > 0)[..., None]).all()
+    assert batch["edges_at"][0, 0, 5].tolist() == pytest.approx([1.2, 1.2, 1.8, 1.8])
     without = UnitReader(tiny_config(*still), units, None, training=True).read(*2 * [np.arange(1)])
-    assert not {"segments_at", "lesions_known", "stenosis_at", "tree"} & without.keys()
+    assert not {"segments_at", "lesions_known", "stenosis_at", "edges_at", "tree"} & without.keys()
 
 
 def test_a_uri_with_a_scheme_and_an_absolute_path_are_read(make_dataset, tmp_path, tiny_config):

@@ -16,6 +16,7 @@ LAD = {"segment": "prox_lad", "stenosis": 80, "occlusion": "none", "timi": 2}
 RCA = {"segment": "mid_rca", "stenosis": 100, "occlusion": "cto"}
 CPU = torch.device("cpu")
 CLIPS = ("data.unit=study", "data.num_videos=2", "captioning.level=clip", "contrastive.level=clip")
+TOLD = ("loss.weights.grounding=1", "grounding.informs_captions=true")
 STUDIES = ("data.unit=study", "data.num_videos=2", "captioning.tasks.aref=0", "captioning.tasks.gcap=0")
 
 
@@ -78,10 +79,14 @@ def test_each_lesion_is_asked_of_its_clip(task_config, tiny_model, task_tokenize
     assert [len(own) for own in found] == ([2, 1] if by_study else [1, 1, 0, 1])
 
 
-@pytest.mark.parametrize("level", ["video", "clip", "study"])
-def test_attention_is_that_of_the_words_of_the_lesion(task_config, tiny_model, task_tokenizer, dataset, asked, level):
+@pytest.mark.parametrize(
+    ("level", "told"), [("video", ()), ("clip", ()), ("study", ()), ("clip", TOLD), ("study", TOLD)]
+)
+def test_attention_is_that_of_the_words_of_the_lesion(
+    task_config, tiny_model, task_tokenizer, dataset, asked, level, told
+):
     """By hand: row by row, the text cut where the lesion's words begin and end, all layers and heads averaged."""
-    more = {"video": (), "clip": CLIPS, "study": STUDIES}[level]
+    more = (*told, *{"video": (), "clip": CLIPS, "study": STUDIES}[level])
     config = task_config("captioning.max_position_embeddings=96", "data.max_text_length=96", *more)
     words, units = task_tokenizer, dataset.units("train", "video" if level == "video" else "study")
     words = type(words)(*words.__reduce__()[1][:-1], 96)

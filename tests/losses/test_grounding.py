@@ -13,6 +13,7 @@ from deepcoro.reports.vocabulary import SEGMENTS
 from deepcoro.training.optim import build_optimizer
 from deepcoro.training.step import train_step
 
+MAP = ("segments_at", "stenosis_at", "edges_at", "lesions_known")
 GROUNDED = ("loss.weights.grounding=2.0",)
 
 
@@ -25,10 +26,12 @@ def random_map(rows, views, tokens, seed=5):
     percents = torch.tensor([-1, 0, 49, 50, 69, 70, 90, 99, 100], dtype=torch.int8)
     stenosis = percents[torch.randint(len(percents), segments.shape, generator=chance)]
     stenosis = torch.where(segments != 0, stenosis, -1)
-    return segments.int(), stenosis, torch.rand(rows, views, tokens, generator=chance) < 0.67
+    edges = 9 * torch.rand(rows, views, tokens, 4, generator=chance)
+    edges = torch.where(segments.unsqueeze(-1) != 0, edges, torch.nan)
+    return segments.int(), stenosis, edges, torch.rand(rows, views, tokens, generator=chance) < 0.67
 
 
-def by_loops(prior, evidence, segment, stenosis, segments_at, stenosis_at, known, valid, early=None):
+def by_loops(prior, evidence, segment, stenosis, edges, segments_at, stenosis_at, edges_at, known, valid, early=None):
     total = 0.0
     for clip in range(len(prior)):
         row, view = divmod(clip, valid.shape[1])
@@ -43,6 +46,7 @@ def by_loops(prior, evidence, segment, stenosis, segments_at, stenosis_at, known
             if bits:
                 exps = [math.exp(x) for x in segment[clip, token].tolist()]
                 total -= math.log(sum(e for s, e in enumerate(exps) if bits >> s & 1) / sum(exps))
+                total += sum(abs(edges[clip, token, k].item() - edges_at[row, view, token, k].item()) for k in range(4))
             percent = int(stenosis_at[row, view, token])
             for level, logit in zip((50, 70, 90, 100), stenosis[clip, token].tolist(), strict=True):
                 p = 1 / (1 + math.exp(-logit))
@@ -52,7 +56,7 @@ def by_loops(prior, evidence, segment, stenosis, segments_at, stenosis_at, known
 
 def random_logits(clips, tokens, seed=0):
     chance = torch.Generator().manual_seed(seed)
-    shapes = ((clips, tokens), (clips, tokens), (clips, tokens, len(SEGMENTS)), (clips, tokens, 4))
+    shapes = [(clips, tokens, *more) for more in ((), (), (len(SEGMENTS),), (4,), (4,))]
     return [torch.randn(shape, generator=chance, dtype=torch.float64, requires_grad=True) for shape in shapes]
 
 
@@ -74,9 +78,9 @@ def test_evidence_of_embedded_tokens_has_an_error_of_its_own():
 
 
 def test_the_prior_learns_from_its_own_error_alone_and_nothing_from_what_is_not_known():
-    (prior, evidence, segment, stenosis), (segments_at, stenosis_at, known) = random_logits(2, 8), random_map(1, 2, 8)
-    valid = torch.tensor([[True, False]])
-    grounding_loss(prior, evidence, segment, stenosis, segments_at, stenosis_at, known, valid).backward()
+    said, (segments_at, stenosis_at, edges_at, known) = random_logits(2, 8), random_map(1, 2, 8)
+    (prior, evidence, segment, stenosis, edges), valid = said, torch.tensor([[True, False]])
+    grounding_loss(*said, segments_at, stenosis_at, edges_at, known, valid).backward()
     lesion, asked = (segments_at[0] != 0).double(), known[0] & valid[0].unsqueeze(1)
     assert torch.allclose(prior.grad, torch.where(asked, prior.sigmoid() - lesion, 0))
     assert torch.allclose(evidence.grad, torch.where(asked, (prior + evidence).sigmoid() - lesion, 0))
@@ -87,6 +91,8 @@ def test_the_prior_learns_from_its_own_error_alone_and_nothing_from_what_is_not_
     reached = (stenosis_at[0].unsqueeze(-1) >= torch.tensor([50, 70, 90, 100])).double()
     assert torch.allclose(stenosis.grad, torch.where(graded, stenosis.sigmoid() - reached, 0))
     assert torch.equal(segment.grad.abs().sum(dim=-1) > 1e-9, taught)
+    outwards = torch.where(edges > edges_at[0], 1.0, -1.0).double()
+    assert torch.equal(edges.grad, torch.where(taught.unsqueeze(-1), outwards, 0))
 
 
 def test_the_head_sees_the_view_in_its_prior_and_the_tokens_in_the_rest():
@@ -99,7 +105,7 @@ def test_the_head_sees_the_view_in_its_prior_and_the_tokens_in_the_rest():
     out = head(tokens, angles, tree)
     assert {key: tuple(x.shape) for key, x in out.items()} == {
         "lesion_prior": (4, 5), "lesion_evidence": (4, 5), "lesion_segment": (4, 5, len(SEGMENTS)),
-        "lesion_stenosis": (4, 5, 4),
+        "lesion_stenosis": (4, 5, 4), "lesion_edges": (4, 5, 4),
     }  # fmt: skip
     other = head(torch.randn(4, 5, 12), angles, tree)
     assert torch.equal(out["lesion_prior"], other["lesion_prior"])
@@ -131,10 +137,22 @@ def test_what_a_token_says_of_its_cells_lies_where_they_are():
                 assert found[time, row, column] == token * 10 ** (row % 2 * 2 + column % 2)
 
 
+def test_edges_lie_around_the_middle_of_their_cell():
+    head = GroundingHead(3, (2, 2, 3), 2)
+    torch.nn.init.zeros_(head.edges.weight)
+    head.edges.bias.data = torch.tensor([0.25, 0.5, 1.0, 2.0]).repeat(4)  # left, upper, right, lower, of each cell
+    found = head.found_in(torch.randn(1, 12, 3))["edges"].view(2, 4, 6, 4)
+    for row in range(4):
+        for column in range(6):
+            across, down = column + 0.5, row + 0.5
+            wanted = torch.tensor([across - 0.25, down - 0.5, across + 1.0, down + 2.0])
+            assert torch.equal(found[:, row, column], wanted.expand(2, 4))
+
+
 def grounded_batch(random_batch, config, rows=3):
     batch = random_batch(config, rows)
     cells = math.prod(config.grounding.cells(config.grid))
-    batch["segments_at"], batch["stenosis_at"], batch["lesions_known"] = random_map(rows, 1, cells)
+    batch |= zip(MAP, random_map(rows, 1, cells), strict=True)
     batch["lesions_known"][1] = False
     batch["tree"] = torch.tensor([[0], [1], [-1]], dtype=torch.int8)[:rows]
     return batch
@@ -145,7 +163,7 @@ def test_clips_of_which_nothing_is_known_count_for_nothing(tiny_config, tiny_mod
     model = tiny_model(config).eval()
     batch = grounded_batch(random_batch, config)
     out = model(batch, losses=["grounding"])
-    assert set(out) == {f"lesion_{part}" for part in ("prior", "evidence", "segment", "stenosis", "early")}
+    assert set(out) == {f"lesion_{part}" for part in ("prior", "evidence", "segment", "stenosis", "edges", "early")}
     clip, encoder = model.normalise(batch["clip"]).flatten(0, 1), model.video_encoder
     tokens, embedded = encoder(clip, with_embedded=True)
     assert torch.equal(tokens, encoder(clip))
@@ -154,8 +172,8 @@ def test_clips_of_which_nothing_is_known_count_for_nothing(tiny_config, tiny_mod
     wanted = model.grounding_head(tokens[:, 1:], batch["angles"].flatten(0, 1), batch["tree"].flatten(), embedded)
     assert all(torch.allclose(out[key], wanted[key], atol=1e-5) for key in wanted)
     loss = MultitaskLoss.from_config(config)
-    logits = [out[f"lesion_{name}"] for name in ("prior", "evidence", "segment", "stenosis")]
-    truth = [batch[name] for name in ("segments_at", "stenosis_at", "lesions_known", "valid")]
+    logits = [out[f"lesion_{name}"] for name in ("prior", "evidence", "segment", "stenosis", "edges")]
+    truth = [batch[name] for name in (*MAP, "valid")]
 
     def is_right():
         wanted = by_loops(*logits, *truth, out["lesion_early"])
@@ -186,7 +204,7 @@ def test_views_of_a_study_by_micro_batches_are_those_of_one_batch(tiny_config, t
     config = tiny_config(*GROUNDED, "data.unit=study", "data.num_videos=2")
     whole = random_batch(config, 4, views=2)
     cells = math.prod(config.grounding.cells(config.grid))
-    whole["segments_at"], whole["stenosis_at"], whole["lesions_known"] = random_map(4, 2, cells)
+    whole |= zip(MAP, random_map(4, 2, cells), strict=True)
     whole["tree"] = torch.tensor([[0, 1], [1, -1], [0, 0], [1, 1]], dtype=torch.int8)
     whole["valid"][1, 1] = False
     halves = [{key: value[part] for key, value in whole.items()} for part in (slice(0, 2), slice(2, 4))]
