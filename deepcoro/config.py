@@ -162,16 +162,9 @@ class Config(Section):
                 "masked_modeling.pretrained=true takes the decoder of the run of ours that video_encoder.pretrained "
                 "names, and that is not given"
             )
-        if self.grounding.informs_captions and not (self.loss.is_used("grounding") and self.loss.is_used("captioning")):
-            raise ValueError(
-                "grounding.informs_captions needs both losses in use; set loss.weights.grounding and "
-                "loss.weights.captioning above 0, or grounding.informs_captions=false"
-            )
-        if self.loss.is_used("grounding") and self.shared_pass.enabled:
-            raise ValueError(
-                "loss.weights.grounding does not go with shared_pass.enabled=true: where a token is hidden nobody can "
-                "tell whether a lesion is there; set one of them to 0 or false"
-            )
+        self.grounding.check_used(
+            self.loss.is_used("grounding"), self.loss.is_used("captioning"), self.shared_pass.enabled
+        )
         if self.loss.is_used("distillation"):
             self.distillation.check_used(self.loss.is_used("contrastive"))
         parts = self.resources.num_workers * self.training.accumulation_steps
@@ -342,7 +335,10 @@ class Config(Section):
         if self.resources.batches_per_block is not None:
             return self.resources.batches_per_block
         data = self.data
-        micro_batch = self.micro_batch_size * data.num_videos * data.num_frames * data.frame_size**2
+        clip = data.num_frames * data.frame_size**2
+        if self.loss.is_used("grounding"):
+            clip += self.grounding.bytes_of_maps(self.grid)
+        micro_batch = self.micro_batch_size * data.num_videos * clip
         return min(max(1, _BLOCK_BYTES // max(1, micro_batch)), _BATCHES_PER_BLOCK)
 
     def override(self, assignments: Iterable[str]) -> Config:

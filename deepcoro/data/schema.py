@@ -132,7 +132,7 @@ class Batch(TypedDict, total=False):
     segments_at: np.ndarray  # [B, V, cells] int32, bit s: segment s of SEGMENTS has a lesion in this cell
     lesions_known: np.ndarray  # [B, V, cells] bool, whether that is known of it
     stenosis_at: np.ndarray  # [B, V, cells] int8, percent of the worst lesion in it; -1: none, or not known
-    edges_at: np.ndarray  # [B, V, cells, 4] float32, edges of its box, in cells; NaN: none
+    edges_at: np.ndarray  # [B, V, cells, 4] float32, edges of a lesion there (LesionMap), in cells; NaN: none
     tree: np.ndarray  # [B, V] int8, place in vocabulary.TREES of the tree in view; -1: unknown
     boxes: np.ndarray  # [B, V, R, 5] float32 (frame of the clip, x0, y0, x1, y1); NaN: none
     unit_id: np.ndarray  # [B] str

@@ -1,6 +1,9 @@
 """What a model answers to "where is this lesion?": the box that it writes when asked, and where its cross-attention
 lies while it reads the true report.
 
+Where a decoder reads summaries of segments too (``models/lesion_summary.py``), what it attends to in those has no place
+and counts nowhere: pointing is then of the rest of its attention, and no measure beside a decoder without them.
+
 Letters: B units, V views, N tokens of a clip's grid, c tokens before them, D width, L text tokens, M video tokens that
 the decoder sees, t h w tokens of a clip along time, height, width.
 """

@@ -3,7 +3,8 @@
 A report says that there is a stenosis; a box says where. Each cell of a clip has a lesion or has none (a binary
 cross-entropy). In the cells that have one it is of one segment (a cross-entropy over segments), and it narrows by so
 much of the diameter (a binary cross-entropy for each of some levels, where the percent is known), and its box has
-four edges (a Laplace distribution of each around what is said, one cell wide).
+four edges (how far what is said is from each, in cells: but for a constant the likelihood of a Laplace distribution one
+cell wide).
 
 Letters: B rows, V views, C cells, S segments, H levels.
 """

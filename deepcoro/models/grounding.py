@@ -1,4 +1,5 @@
-"""Tokens -> where the lesions of a clip are, in which segment and how narrow: the head of the grounding loss.
+"""Tokens -> where the lesions of a clip are and how far they reach, in which segment and how narrow: the head of the
+grounding loss.
 
 Where lesions lie is told to a large part by the view alone, and what little each cine adds is drowned if a network has
 to learn both at once. So the former is learnt apart, by a small network that sees the view and no pixels, and its
@@ -26,7 +27,8 @@ _HALF_A_BOX = 1.0  # cells from a lesion's middle to an edge of its box, at firs
 
 
 class GroundingHead(nn.Module):
-    """Logits of a lesion in each cell of a clip, in two parts, and of the segment that it is in.
+    """Logits of a lesion in each cell of a clip, in two parts; and of one there the segment, how narrow it is, and its
+    box.
 
     Args:
         width: D.
@@ -69,7 +71,7 @@ class GroundingHead(nn.Module):
     def forward(
         self, tokens: Tensor, angles: Tensor, tree: Tensor, embedded: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """What speaks for a lesion, and what for its segment.
+        """What speaks for a lesion in each cell, and what is said of it.
 
         Args:
             tokens: [B, N, D] of the grid.

@@ -4,8 +4,8 @@ A report goes through the segments one after another, while a lesion sits in a f
 by cross-attention alone a decoder needs far more reports than archives of modest size have. The grounding head has been
 told by boxes where lesions are: so each segment gets a memory token of its own, in which the tokens that speak for a
 lesion of this segment are weighted up (the attention pooling of multiple-instance learning, 1802.04712, with the head's
-own logits for weights), beside how strongly they speak, how narrow the lesion is and where the edges of its box lie.
-An edge is told by how near it is to each of some marks.
+own logits for weights, without what the view alone tells), beside how strongly they speak, how narrow the lesion is and
+where the edges of its box lie: how near each is to some marks.
 
 Letters: B clips, N tokens, D width, c cells of a token along its height and its width, C = N c c cells, S segments, H
 levels of stenosis.
@@ -78,6 +78,7 @@ class LesionSummary(nn.Module):
 
 
 def _nearness(place: Tensor, marks: int) -> Tensor:
-    """Places in [0, 1] -> [..., marks]: 1 at a mark, 0.6 at the distance to the next one, and soon 0."""
+    """Places in [0, 1] -> [..., marks]: 1 at a mark, 0.6 at the distance to the next one, and soon 0; so all are 0 of
+    an edge far outside."""
     at = torch.arange(marks, device=place.device) + 0.5
     return (-0.5 * (place.unsqueeze(-1) * marks - at).square()).exp()

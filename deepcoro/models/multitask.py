@@ -260,7 +260,7 @@ class MultitaskModel(nn.Module):
     def memory(self, tokens: Tensor, valid: Tensor, views_at: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens [B*V, c + N, D] -> what the decoder attends to, and its mask: of studies [B, V*(c + N), D] and
         [B, V*(c + N)], of clips [B*V, c + N, D] and [B*V, c + N]. Where the grounding head informs captions, the
-        summaries of its segments come behind, and M is so much larger."""
+        summaries of the S segments come behind, so that a row has V * (c + N + S), or c + N + S."""
         parts = [tokens]
         if self.lesion_summary is not None:
             assert self.grounding_head is not None

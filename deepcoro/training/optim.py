@@ -172,7 +172,7 @@ def highest_rates(groups: Iterable[Mapping[str, Any]], factor: float = 1.0) -> d
 _ALONE = (
     "probe", "mask_token", "class_token", "cls_token", "dist_token", "distillation_token", "register_token",
     "position", "pos_embed", "rel_pos", "spatial_pos", "temporal_pos", "class_pos", "time_embedding",
-    "relative_attention_bias", "logit_scale", "logit_bias",
+    "relative_attention_bias", "segment_embedding", "logit_scale", "logit_bias",
 )  # fmt: skip
 
 

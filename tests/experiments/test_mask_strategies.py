@@ -9,6 +9,7 @@ import torch
 from click.testing import CliRunner
 
 from data_prep.phantom.preset import preset_named
+from deepcoro.config import Config
 from deepcoro.data.masking import Masking
 from deepcoro.models.multitask import MultitaskModel
 from experiments import mask_strategies, strips
@@ -99,6 +100,12 @@ def test_the_table_and_the_strips_of_its_models(monkeypatch, tmp_path):
     result = CliRunner().invoke(strips.main, [run, "--output", str(output), "--strategies", "temporal"])
     assert result.exit_code == 0, result.output
     assert output.exists() and "1 strips" in result.output
+
+
+def test_strips_of_a_run_whose_captions_were_informed():
+    config = Config(loss={"weights": {"grounding": 0.05}}, grounding={"informs_captions": True})
+    alone = strips.masked_alone(config, None)
+    assert alone.loss.is_used("masked_modeling") and not alone.loss.is_used("captioning")
 
 
 def test_strips_show_what_is_seen_and_what_is_hidden(model):

@@ -280,11 +280,13 @@ def test_without_any_report_no_text_model_is_loaded(local_ray, phantom, small_co
             place, studies.schema.field(name), pa.nulls(len(studies), studies.field(name).type)
         )
     pq.write_table(studies, silent / "studies.parquet")
-    run = train(small_config(tmp_path, f"data.path={silent}", "text_encoder.name=/nowhere", "training.num_steps=3"))
+    informed = ("loss.weights.grounding=0.05", "grounding.informs_captions=true")  # of captions that are left out
+    settings = (f"data.path={silent}", "text_encoder.name=/nowhere", "training.num_steps=3", *informed)
+    run = train(small_config(tmp_path, *settings))
     assert "no training video" in capsys.readouterr().err
     assert not (run / "tokenizer").exists() and not (run / "checkpoints" / "3" / "text_encoder").exists()
     names = set(load_file(run / "checkpoints" / "3" / "model.safetensors"))
-    assert not any(name.startswith(("text_", "captioning")) for name in names)
+    assert not any(name.startswith(("text_", "captioning", "lesion_summary")) for name in names)
 
 
 def test_a_video_that_cannot_be_decoded_is_counted_and_told(local_ray, phantom, small_config, tmp_path):

@@ -42,6 +42,8 @@ VARIANTS = [
     ("video_encoder.freeze=0.25", "video_encoder.checkpoint_activations=true", "video_encoder.depth=4"),
     ("data.unit=study", "data.num_videos=3", "contrastive.level=study", "captioning.level=clip"),
     ("data.unit=study", "data.num_videos=2", "loss.weights.grounding=0.05"),
+    ("loss.weights.grounding=0.05", "grounding.informs_captions=true"),
+    ("data.unit=study", "data.num_videos=2", "loss.weights.grounding=0.05", "grounding.informs_captions=true"),
     ("loss.weights.grounding=0.05", "loss.weights.contrastive=0", "loss.weights.captioning=0"),
     (
         "data.unit=study", "data.num_videos=2", "contrastive.level=clip", "captioning.level=study",

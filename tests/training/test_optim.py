@@ -206,14 +206,15 @@ def test_the_rate_that_is_told_is_that_of_the_uppermost_layers(decayed, tiny_con
 def test_norms_biases_positions_and_tokens_of_every_part_are_not_decayed(tiny_config, tiny_model):
     """By what a module is, not by what it is called; with all that a study brings."""
     given = ("data.unit=study", "data.num_videos=2", "study_pooling.num_layers=1", "study_pooling.order=true")
-    config = tiny_config(*DECAYS, *given, "video_encoder.class_token=true", "video_encoder.positions=learned")
+    told = ("loss.weights.grounding=0.05", "grounding.informs_captions=true")
+    config = tiny_config(*DECAYS, *given, *told, "video_encoder.class_token=true", "video_encoder.positions=learned")
     model = tiny_model(config)
     free = {id(p) for m in model.modules() if isinstance(m, torch.nn.LayerNorm) for p in m.parameters(recurse=False)}
     free |= {id(m.bias) for m in model.modules() if isinstance(m, torch.nn.Linear) and m.bias is not None}
     alone = [
         "logit_scale", "logit_bias", "video_encoder.class_token", "video_encoder.position_embedding",
         "video_encoder.pool.probe", "study_pooling.pool.probe", "masked_video_modeling.mask_token",
-        "captioning_decoder.position_embedding.weight",
+        "captioning_decoder.position_embedding.weight", "lesion_summary.segment_embedding",
         "text_encoder.transformer.embeddings.position_embeddings.weight",
     ]  # fmt: skip
     free |= {id(model.get_parameter(name)) for name in alone}
