@@ -34,6 +34,12 @@ CASES = {
         ),
         1,
     ),
+    "lesions, and captions that are told of them from the second step on": (
+        (
+            "loss.weights.grounding=0.1", "grounding.informs_captions=true", "loss.start_fraction.captioning=0.1",
+        ),
+        2,
+    ),
     "captions in parallel": (("captioning.parallel_share=0.5",), 1),
     "compiled": (("training.compile=true",), 1),
     "half of it frozen": (("video_encoder.freeze=0.5", "text_encoder.freeze=1"), 1),
